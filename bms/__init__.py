@@ -1,0 +1,73 @@
+"""Bellande Mesh Sync: nodes that find each other, prove who they are, talk over TLS, and keep data in sync.
+
+    async with bms.open_mesh(bms.Config(dev_mode=True)) as mesh:
+        await mesh.broadcast_message(b"Hello network!")
+
+Everything a program needs is importable from here.
+"""
+
+from __future__ import annotations
+
+from .config import Config
+from .data.replication import PeerSync, SyncReport
+from .errors import (
+    ClosedError,
+    ConfigError,
+    CorruptionError,
+    DeliveryError,
+    LimitError,
+    LocalProtocolError,
+    MeshError,
+    NotFoundError,
+    ProtocolError,
+    QuorumError,
+    RefusedError,
+    RemoteError,
+    RemoteProtocolError,
+    StoreError,
+    UnreachableError,
+    VersionConflictError,
+)
+from .mesh import Changes, DataSummary, Mesh, Stats, init, open_mesh
+from .values import Address, KeyInfo, Message, Missed, Node, NodeId, NodeState, Value, Version
+from .world import World
+
+__all__ = [
+    "Address",
+    "Changes",
+    "ClosedError",
+    "Config",
+    "ConfigError",
+    "CorruptionError",
+    "DataSummary",
+    "DeliveryError",
+    "KeyInfo",
+    "LimitError",
+    "LocalProtocolError",
+    "Mesh",
+    "MeshError",
+    "Message",
+    "Missed",
+    "Node",
+    "NodeId",
+    "NodeState",
+    "NotFoundError",
+    "PeerSync",
+    "ProtocolError",
+    "QuorumError",
+    "RefusedError",
+    "RemoteError",
+    "RemoteProtocolError",
+    "Stats",
+    "StoreError",
+    "SyncReport",
+    "UnreachableError",
+    "Value",
+    "Version",
+    "VersionConflictError",
+    "World",
+    "init",
+    "open_mesh",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,352 @@
+"""One life of a node: everything that exists between a start and the stop that ends it.
+
+A node's identity and store outlive its lives; the boot, the links and the view do not. Subsystems, in start order (they stop in
+reverse):
+
+    links        owns the tasks of dialed links                   (net.pool)
+    membership   drives the view, dials members                   (membership.gossip)
+    data         pushes and reconciles entries                    (data.replication), unless replication is off
+    clock        moves the clock to the median of the members'
+    listener     accepts connections; its address is known when it has started
+    discovery    looks for first addresses                        (membership.discovery)
+
+Routing is decided here once: each message type belongs to one room. Events of links go to the rooms in a fixed order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import trio
+
+from .clock import median_offset_ms
+from .config import Config
+from .counters import Counters
+from .data.entries import Entries
+from .data.replication import Replication
+from .errors import UnreachableError
+from .membership.discovery import Discovery, Registry
+from .membership.gossip import Gossip
+from .membership.view import View
+from .messaging.courier import Courier
+from .messaging.topics import Topics
+from .net.handshake import VERSIONS, DuplicateLinkError, Introduction
+from .net.link import Handler, Link
+from .net.listeners import serve_address
+from .net.pool import Pool
+from .security.identity import Identity
+from .security.records import ALIVE, LEFT, TCP, NodeRecord
+from .security.trust import Trust
+from .supervisor import Condition, Supervisor
+from .values import Address
+from .world import World
+
+__all__ = ["Life"]
+
+log = logging.getLogger("bms")
+
+_FORGET_S = 86_400.0
+_WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+_CLOCK_WARN_MS = 1_000
+
+
+class _Listener:
+    """The subsystem behind `listen_address`."""
+
+    name = "listener"
+
+    def __init__(self, address: Address, pool: Pool, world: World, bound: Callable[[Address], None]) -> None:
+        self._address = address
+        self._pool = pool
+        self._world = world
+        self._bound = bound
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Listen and serve; a port chosen by the system is kept across restarts."""
+        async with trio.open_nursery() as nursery:
+            self._address = await nursery.start(serve_address, self._address, self._pool.serve, self._world)
+            self._bound(self._address)
+            task_status.started()
+
+
+class _Clock:
+    """The subsystem that keeps the hybrid clock at the mesh's median."""
+
+    name = "clock"
+
+    def __init__(self, entries: Entries, links: Callable[[], Iterable[Link]], interval_s: float) -> None:
+        self._entries = entries
+        self._links = links
+        self._interval_s = interval_s
+        self._warned = False
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Measure until cancelled."""
+        task_status.started()
+        while True:
+            offsets = [link.clock_offset_ms for link in self._links() if link.clock_offset_ms is not None]
+            offset = median_offset_ms(offsets)
+            self._entries.clock.offset_ms = offset
+            if abs(offset) > _CLOCK_WARN_MS and not self._warned:
+                self._warned = True
+                log.warning(
+                    "this machine's clock is %.1f s %s the mesh's; writes are stamped with the mesh's time",
+                    abs(offset) / 1000,
+                    "behind" if offset > 0 else "ahead of",
+                )
+            await trio.sleep(self._interval_s)
+
+
+class Life:
+    """The running part of a node. Made by `Mesh.start`, ended by `Mesh.stop`."""
+
+    def __init__(
+        self,
+        *,
+        config: Config,
+        world: World,
+        identity: Identity,
+        trust: Trust,
+        entries: Entries,
+        topics: Topics,
+        counters: Counters,
+        boot: int,
+        registry_folder: Path | None,
+    ) -> None:
+        self.config = config
+        self.boot = boot
+        self.started_at = world.wall_time()
+        self.listening: list[Address] = []
+        self._world = world
+        self._identity = identity
+        self._entries = entries
+        self._topics = topics
+        self._counters = counters
+        self._registry_folder = registry_folder
+        self._boot_id = world.token_bytes(16)
+        self._incarnation = 1
+        self._state = ALIVE
+        self._observed: list[str] = []
+        self._supervisor: Supervisor | None = None
+        self._trust = trust
+        self.record = self._make_record()
+        self.view = View(
+            identity.node_id,
+            suspicion_timeout_s=config.gossip.suspicion_timeout_s,
+            redial_interval_s=config.gossip.redial_interval_s,
+            redial_interval_max_s=config.gossip.redial_interval_max_s,
+            forget_s=_FORGET_S,
+            chance=world.random,
+        )
+        self.gossip = Gossip(
+            view=self.view, trust=trust, counters=counters, world=world, my_card=self._card,
+            on_outdated=self._outdo,
+        )  # fmt: skip
+        self.courier = Courier(
+            node_id=identity.node_id, boot=boot, admission=identity.admission, trust=trust, topics=topics,
+            config=config, counters=counters, wall_time=world.wall_time,
+            link=lambda node_id: self.pool.link(node_id), links=self.links,
+        )  # fmt: skip
+        self.replication = Replication(entries, config=config, counters=counters, chance=world.random)
+        routes: dict[type, Handler] = {**self.gossip.routes, **self.courier.routes, **self.replication.routes}
+        self.pool = Pool(
+            introduce=self._introduce, trust=trust, config=config, world=world, counters=counters, routes=routes,
+            on_up=self._link_up, on_down=self._link_down,
+        )  # fmt: skip
+        self.gossip.pool = self.pool
+
+    # ------------------------------------------------------------------ life
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Start all subsystems; whatever was started is stopped again if one cannot."""
+        supervisor = self._supervisor = Supervisor(nursery, self._counters)
+        try:
+            self._topics.open()
+            await supervisor.start(_Named("links", self.pool.run))
+            await supervisor.start(self.gossip)
+            if self.config.enable_replication:
+                await supervisor.start(_Named("data", self.replication.run))
+            await supervisor.start(_Clock(self._entries, self.links, self.config.gossip.keepalive_interval_s))
+            await self.start_listener()
+            await self.start_discovery()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                supervisor.cancel()
+                await supervisor.stop()
+            raise
+
+    async def start_listener(self) -> None:
+        """Bind `listen_address`; UnreachableError if that cannot be."""
+        assert self._supervisor is not None
+        address = Address.parse(self.config.listen_address)
+        if self.config.tcp_port is not None:
+            address = Address(address.host, self.config.tcp_port)
+        await self._supervisor.start(_Listener(address, self.pool, self._world, self._bound))
+
+    async def start_discovery(self) -> None:
+        """Look for the mesh as the configuration says."""
+        assert self._supervisor is not None
+        registry = None if self._registry_folder is None else Registry(self._registry_folder)
+        await self._supervisor.start(
+            Discovery(
+                config=self.config, pool=self.pool, view=self.view, registry=registry, boot=self.boot,
+                my_addresses=self.addresses, counters=self._counters,
+            )  # fmt: skip
+        )
+
+    async def listen(self, address: Address) -> Address:
+        """One more listener; the bound address."""
+        assert self._supervisor is not None
+        bound: list[Address] = []
+
+        def remember(address: Address) -> None:
+            bound.append(address)
+            self.listening.append(address)
+            self._renew()
+
+        listener = _Listener(address, self.pool, self._world, remember)
+        listener.name = f"listener {address} {len(self.listening)}"
+        await self._supervisor.start(listener)
+        return bound[0]
+
+    async def restart(self, names: Iterable[str], config: Config) -> None:
+        """Put `config` in force, running the named subsystems anew."""
+        assert self._supervisor is not None
+        self.config = config
+        self.pool.reconfigure(config)
+        names = list(names)
+        await self._supervisor.stop(names)
+        if "listener" in names:
+            self.listening[:1] = []
+            await self.start_listener()
+        if "discovery" in names:
+            await self.start_discovery()
+        self._renew()
+
+    async def stop(self, drain_s: float) -> None:
+        """End: with `drain_s` above 0 the mesh is told first, and links may send what they have queued."""
+        supervisor = self._supervisor
+        if supervisor is None:
+            return
+        with trio.CancelScope(shield=True):
+            try:
+                if drain_s > 0:
+                    await supervisor.stop(["discovery", *(name for name in supervisor.health() if "listener" in name)])
+                    self._state = LEFT
+                    self._renew()
+                    await self.pool.drain(drain_s)
+            finally:
+                self._topics.close()
+                supervisor.cancel()
+                await supervisor.stop()
+                self._supervisor = None
+
+    def health(self) -> dict[str, Condition]:
+        """The condition of each subsystem."""
+        return {} if self._supervisor is None else self._supervisor.health()
+
+    # ------------------------------------------------------------------ this node
+
+    def links(self) -> list[Link]:
+        """The open links, one a node."""
+        return [link for link in self.pool.links.values() if link.is_open]
+
+    def addresses(self) -> list[Address]:
+        """What others should dial, best first."""
+        if self.config.advertise_address is not None:
+            return [Address.parse(self.config.advertise_address)]
+        found: list[Address] = []
+        for address in self.listening:
+            if address.host in _WILDCARDS:
+                hosts = [*self._world.network.local_hosts(), *self._observed]
+                found += [Address(host, address.port) for host in hosts]
+            else:
+                found.append(address)
+        return list(dict.fromkeys(found))
+
+    def _make_record(self) -> NodeRecord:
+        return NodeRecord.sign(
+            self._identity.node_key,
+            mesh_id=self._identity.mesh_id,
+            boot=self.boot,
+            boot_id=self._boot_id,
+            incarnation=self._incarnation,
+            state=self._state,
+            name=self.config.node_name,
+            addresses=[(TCP, address.host, address.port) for address in self.addresses()][:32],
+            box_keys=[self._identity.box_key.public],
+            versions=VERSIONS,
+            time=int(self._world.wall_time() * 1000),
+        )
+
+    def _renew(self) -> None:
+        """Sign the record anew, with a higher incarnation, and tell all."""
+        self._incarnation += 1
+        self.record = self._make_record()
+        self.gossip.announce()
+
+    def _bound(self, address: Address) -> None:
+        if address not in self.listening:
+            self.listening.insert(0, address)
+            self._renew()
+
+    def _card(self) -> list[object]:
+        return [self._identity.admission.signed, self.record.signed, self.record.details]
+
+    def _introduce(self) -> Introduction:
+        return Introduction(self._identity, self.record, self.config.limits.frame_bytes_max)
+
+    def _outdo(self, seen: NodeRecord) -> None:
+        """The mesh knows a record of this node that is not this one's: outdo it, if it is newer (SWIM's refutation)."""
+        if seen.boot > self.boot:
+            # An earlier life had a clock ahead of ours and its store is gone. Links are bound to a boot: begin them anew.
+            log.warning("an earlier boot of this node is ahead of its clock; going on from there")
+            self.boot = self.courier.boot = seen.boot + 1
+            self._renew()
+            for link in self.links():
+                link.end("this node's boot has changed", 0)
+        elif seen.order > self.record.order:
+            self._incarnation = max(self._incarnation, seen.incarnation)
+            self._renew()
+
+    # ------------------------------------------------------------------ links
+
+    def _link_up(self, link: Link) -> None:
+        observed = link.peer.observed
+        if observed is not None and observed.host not in self._observed and len(self._observed) < 4:
+            self._observed.append(observed.host)
+            if any(address.host in _WILDCARDS for address in self.listening):
+                self._renew()
+        self.gossip.link_up(link)
+        self.courier.link_up(link)
+        if self.config.enable_replication:
+            self.replication.link_up(link)
+
+    def _link_down(self, link: Link, last: bool) -> None:
+        if self.config.enable_replication:
+            self.replication.link_down(link)
+        self.gossip.link_down(link, last)
+
+    async def register(self, address: Address) -> Link:
+        """Dial whoever lives at `address`; its link."""
+        try:
+            return await self.pool.dial(address)
+        except DuplicateLinkError:
+            for link in self.links():
+                if (TCP, address.host, address.port) in link.peer.record.addresses:
+                    return link
+            raise UnreachableError(f"{address} has another link to this node, which is not up yet; try again") from None
+
+
+class _Named:
+    """A subsystem made of a name and a function."""
+
+    def __init__(self, name: str, run: Callable[..., object]) -> None:
+        self.name = name
+        self._run = run
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Run it."""
+        await self._run(task_status=task_status)  # type: ignore[misc]

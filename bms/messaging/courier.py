@@ -1,0 +1,361 @@
+"""Carries messages over links: at most once, acknowledged, pushed back, retried on a new link.
+
+A direct message has an id (sender, the sender's boot, counter). It is retried with the same counter on a new link until it is acknowledged or
+its deadline passes; the receiver's window makes sure that it is delivered once. It is bound to the receiver's boot of
+the first try, because a restarted receiver has forgotten its window. "Busy" says for certain that it was not taken, so the next try has a new
+counter and old ones do not fall out of the window. A request is sent once: when its link breaks, its outcome is unknown.
+
+The receiver checks, in this order: the sender's grant for the topic, the boot, the window, room. The sender's grant is that of its admission as the link has
+proven it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Awaitable, Callable, Iterable
+
+import attrs
+import trio
+
+from ..config import Config
+from ..counters import Counters
+from ..errors import (
+    DeliveryError, LimitError, LocalProtocolError, MeshError, RefusedError, RemoteError, UnreachableError,
+)  # fmt: skip
+from ..net.link import Handler, Link
+from ..security.records import Admission
+from ..security.trust import READ, WRITE, Trust
+from ..values import Message, NodeId
+from ..wire.messages import AnyMessage, Broadcast, Error, Note, Ok, Request, Response
+from .topics import Topics
+from .window import DeliveryWindow, Verdict
+
+__all__ = ["Courier", "RequestHandler"]
+
+log = logging.getLogger("bms.messaging")
+
+RequestHandler = Callable[[Message], Awaitable[bytes]]
+
+_BUSY_WAIT_S = 0.01
+_BUSY_WAIT_MAX_S = 0.25
+_TOPIC_BYTES_MAX = 255
+
+
+@attrs.define
+class _Server:
+    """Who answers requests on a topic."""
+
+    nursery: trio.Nursery
+    handler: RequestHandler
+    under_way: int = 0
+
+
+class Courier:
+    """Sends and receives the messages of one node."""
+
+    def __init__(
+        self,
+        *,
+        node_id: NodeId,
+        boot: int,
+        admission: Admission,
+        trust: Trust,
+        topics: Topics,
+        config: Config,
+        counters: Counters,
+        wall_time: Callable[[], float],
+        link: Callable[[NodeId], Link | None],
+        links: Callable[[], Iterable[Link]],
+    ) -> None:
+        self.boot = boot
+        self._node_id = node_id
+        self._admission = admission
+        self._trust = trust
+        self._topics = topics
+        self._config = config
+        self._counters = counters
+        self._wall_time = wall_time
+        self._link = link
+        self._links = links
+        self._counter = 0
+        self._windows: dict[NodeId, tuple[int, DeliveryWindow]] = {}
+        self._servers: dict[str, _Server] = {}
+        self._link_came = trio.Event()
+        self.routes: dict[type, Handler] = {
+            Note: self._receive_note,
+            Broadcast: self._receive_broadcast,
+            Request: self._receive_request,
+        }
+
+    def link_up(self, link: Link) -> None:
+        """A link came up: those who wait for one look again."""
+        self._link_came.set()
+        self._link_came = trio.Event()
+
+    # ------------------------------------------------------------------ sending
+
+    async def send(self, to: NodeId, body: bytes, topic: str, deadline_s: float) -> None:
+        """Deliver one message; see `Mesh.send_message`."""
+        self._check(body, topic, deadline_s)
+        state = _Try()
+        with trio.move_on_after(deadline_s):
+            if to == self._node_id:
+                await self._deliver_here(body, topic, state)
+            else:
+                await self._deliver(to, body, topic, state)
+            self._counters.add("messaging.sent")
+            return
+        raise state.failure(to, deadline_s)
+
+    async def _deliver(self, to: NodeId, body: bytes, topic: str, state: _Try) -> None:
+        counter = self._next()
+        boot: int | None = None
+        sent_at = int(self._wall_time() * 1000)
+        wait_s = _BUSY_WAIT_S
+        while True:
+            link = await self._link_to(to)
+            if boot is not None and boot != link.boot:
+                if state.sent:
+                    raise DeliveryError(f"{to.short} has restarted; whether it had the message is unknown")
+                boot = None
+            boot = boot or link.boot
+            state.busy = False
+            try:
+                await link.call(Note(0, boot, counter, topic, body, sent_at))
+                return
+            except DeliveryError:
+                state.sent = True
+                self._counters.add("messaging.retries")
+            except UnreachableError:
+                self._counters.add("messaging.retries")
+            except RemoteError as error:
+                if error.kind != "busy":
+                    raise _refusal(error) from None
+                state.busy = True
+                if not state.sent:
+                    counter = self._next()
+                self._counters.add("messaging.pushed_back")
+                await trio.sleep(wait_s)
+                wait_s = min(_BUSY_WAIT_MAX_S, wait_s * 2)
+
+    async def _deliver_here(self, body: bytes, topic: str, state: _Try) -> None:
+        await trio.lowlevel.checkpoint()
+        message = self._message(self._node_id, self.boot, self._next(), topic, body, int(self._wall_time() * 1000))
+        wait_s = _BUSY_WAIT_S
+        while not self._topics.offer(message):
+            state.busy = True
+            await trio.sleep(wait_s)
+            wait_s = min(_BUSY_WAIT_MAX_S, wait_s * 2)
+
+    async def request(self, to: NodeId, body: bytes, topic: str, deadline_s: float) -> bytes:
+        """Ask and return the answer; see `Mesh.request`."""
+        self._check(body, topic, deadline_s)
+        state = _Try()
+        with trio.move_on_after(deadline_s):
+            wait_s = _BUSY_WAIT_S
+            while True:
+                try:
+                    return await self._ask(to, body, topic, state)
+                except DeliveryError:
+                    raise
+                except UnreachableError:
+                    continue  # the link had ended before anything was sent: wait for the next
+                except RemoteError as error:
+                    if error.kind != "busy":
+                        raise _refusal(error) from None
+                state.busy, state.sent = True, False
+                self._counters.add("messaging.pushed_back")
+                await trio.sleep(wait_s)
+                wait_s = min(_BUSY_WAIT_MAX_S, wait_s * 2)
+        raise state.failure(to, deadline_s)
+
+    async def _ask(self, to: NodeId, body: bytes, topic: str, state: _Try) -> bytes:
+        if to == self._node_id:
+            server = self._servers.get(topic)
+            if server is None:
+                raise RemoteError("NotFoundError", f"nobody serves requests on topic {topic!r} at this node")
+            await trio.lowlevel.checkpoint()
+            message = self._message(to, self.boot, self._next(), topic, body, int(self._wall_time() * 1000))
+            try:
+                return bytes(await server.handler(message))
+            except Exception as error:
+                raise RemoteError(type(error).__name__, str(error)) from error
+        link = await self._link_to(to)
+        state.sent, state.busy = True, False
+        reply = await link.call(Request(0, link.boot, self._next(), topic, body))
+        if not isinstance(reply, Response):
+            raise RemoteError("RemoteProtocolError", f"a request was answered with {type(reply).__name__}")
+        return reply.body
+
+    def broadcast(self, body: bytes, topic: str) -> int:
+        """Queue a message for every linked node, and deliver it here; returns how many nodes it was queued for.
+
+        A link whose queue is full loses it; that is counted.
+        """
+        self._check(body, topic, 0)
+        counter = self._next()
+        message = Broadcast(counter, topic, body, int(self._wall_time() * 1000))
+        count = 0
+        for link in self._links():
+            if link.send_nowait(message):
+                count += 1
+            else:
+                self._counters.add("messaging.broadcasts_unsent")
+        self._topics.publish(self._message(self._node_id, self.boot, counter, topic, body, message.sent_at))
+        self._counters.add("messaging.broadcast")
+        return count
+
+    def _check(self, body: bytes, topic: str, deadline_s: float) -> None:
+        if not isinstance(body, (bytes, bytearray, memoryview)):
+            raise LocalProtocolError(f"a message's body is bytes, not {type(body).__name__}")
+        if len(body) > self._config.limits.body_bytes_max:
+            raise LimitError(
+                f"the body has {len(body)} bytes; limits.body_bytes_max is {self._config.limits.body_bytes_max}"
+            )
+        if len(topic.encode()) > _TOPIC_BYTES_MAX:
+            raise LimitError(f"a topic has at most {_TOPIC_BYTES_MAX} bytes")
+        if not (math.isfinite(deadline_s) and deadline_s >= 0):
+            raise LocalProtocolError(f"a deadline is a number of seconds from 0, not {deadline_s!r}")
+        if not self._trust.allows(self._admission, f"topic:{topic}", WRITE):
+            raise RefusedError(f"this node's admission does not allow sending on topic {topic!r}")
+
+    def _next(self) -> int:
+        self._counter += 1
+        return self._counter
+
+    async def _link_to(self, to: NodeId) -> Link:
+        while True:
+            link = self._link(to)
+            if link is not None:
+                return link
+            await self._link_came.wait()
+
+    # ------------------------------------------------------------------ receiving
+
+    def _message(self, sender: NodeId, boot: int, counter: int, topic: str, body: bytes, sent_ms: int) -> Message:
+        return Message(f"{sender}-{boot}-{counter}", sender, topic, body, sent_ms / 1000)
+
+    def _window(self, link: Link) -> DeliveryWindow:
+        boot, window = self._windows.get(link.node_id, (0, None))
+        if window is None or boot != link.boot:
+            window = DeliveryWindow()
+            self._windows[link.node_id] = (link.boot, window)
+        return window
+
+    def _may_send(self, link: Link, topic: str) -> bool:
+        allowed = self._trust.allows(link.peer.admission, f"topic:{topic}", WRITE)
+        allowed = allowed and self._trust.allows(self._admission, f"topic:{topic}", READ)
+        if not allowed:
+            self._counters.add("messaging.refused")
+        return allowed
+
+    def _receive_note(self, link: Link, note: Note) -> None:
+        link.send_nowait(self._accept_note(link, note))
+
+    def _accept_note(self, link: Link, note: Note) -> AnyMessage:
+        if not self._may_send(link, note.topic):
+            return Error(note.id, "refused", f"no grant for topic {note.topic!r}")
+        if note.boot != self.boot:
+            return Error(note.id, "other_boot", "this node has restarted since")
+        window = self._window(link)
+        verdict = window.check(note.counter)
+        if verdict is Verdict.TOO_OLD:
+            return Error(note.id, "too_old", "whether this message was delivered is not remembered")
+        if verdict is Verdict.NEW:
+            message = self._message(link.node_id, link.boot, note.counter, note.topic, note.body, note.sent_at)
+            if not self._topics.offer(message):
+                return Error(note.id, "busy", "the receiver's queue is full")
+            window.take(note.counter)
+            self._counters.add("messaging.received")
+        else:
+            self._counters.add("messaging.duplicates")
+        return Ok(note.id)
+
+    def _receive_broadcast(self, link: Link, message: Broadcast) -> None:
+        if not self._may_send(link, message.topic):
+            return
+        window = self._window(link)
+        if window.check(message.counter) is Verdict.NEW:
+            window.take(message.counter)
+            self._counters.add("messaging.received")
+            self._topics.publish(
+                self._message(link.node_id, link.boot, message.counter, message.topic, message.body, message.sent_at)
+            )
+
+    def _receive_request(self, link: Link, request: Request) -> None:
+        server = self._servers.get(request.topic)
+        if not self._may_send(link, request.topic):
+            link.send_nowait(Error(request.id, "refused", f"no grant for topic {request.topic!r}"))
+        elif request.boot != self.boot:
+            link.send_nowait(Error(request.id, "other_boot", "this node has restarted since"))
+        elif server is None:
+            text = f"nobody serves requests on topic {request.topic!r} at this node"
+            link.send_nowait(Error(request.id, "NotFoundError", text))
+        elif server.under_way >= self._config.limits.inbox_messages_max:
+            link.send_nowait(Error(request.id, "busy", "too many requests are under way"))
+        else:
+            server.under_way += 1
+            server.nursery.start_soon(self._answer, server, link, request)
+
+    async def _answer(self, server: _Server, link: Link, request: Request) -> None:
+        sent_ms = int(self._wall_time() * 1000)
+        message = self._message(link.node_id, link.boot, request.counter, request.topic, request.body, sent_ms)
+        try:
+            body = bytes(await server.handler(message))
+            if len(body) > self._config.limits.body_bytes_max:
+                raise LimitError(f"the answer has {len(body)} bytes, above limits.body_bytes_max")
+            reply: AnyMessage = Response(request.id, body)
+            self._counters.add("messaging.requests_served")
+        except Exception as error:
+            # The program's handler failed: its caller is told, and other requests go on.
+            self._counters.add("messaging.handler_errors")
+            log.warning("the handler of topic %r failed for %s", request.topic, link.node_id.short, exc_info=True)
+            reply = Error(request.id, type(error).__name__[:100], str(error)[:1000])
+        finally:
+            server.under_way -= 1
+        try:
+            await link.send(reply)
+        except (UnreachableError, LimitError):
+            self._counters.add("messaging.answers_unsent")
+
+    async def serve_requests(
+        self,
+        topic: str,
+        handler: RequestHandler,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Answer requests on `topic` until cancelled; see `Mesh.serve_requests`."""
+        if topic in self._servers:
+            raise LocalProtocolError(f"topic {topic!r} is served already")
+        try:
+            async with trio.open_nursery() as nursery:
+                self._servers[topic] = _Server(nursery, handler)
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._servers.pop(topic, None)
+
+
+@attrs.define
+class _Try:
+    """How far an attempt has come, for the error if its deadline passes."""
+
+    sent: bool = False
+    busy: bool = False
+
+    def failure(self, to: NodeId, deadline_s: float) -> MeshError:
+        if self.busy and not self.sent:
+            return LimitError(f"{to.short} had no room for the message within {deadline_s:g} s; nothing was delivered")
+        if self.sent:
+            return DeliveryError(f"{to.short} did not acknowledge within {deadline_s:g} s; the outcome is unknown")
+        return UnreachableError(f"{to.short} could not be reached within {deadline_s:g} s; nothing was sent")
+
+
+def _refusal(error: RemoteError) -> MeshError:
+    if error.kind == "refused":
+        return RefusedError(error.text)
+    if error.kind in ("other_boot", "too_old"):
+        return DeliveryError(error.text)
+    return error

@@ -1,0 +1,292 @@
+"""The links of one node: at most one that is used to each peer, dialed or accepted, within stated bounds.
+
+Decisions are plain and made at once (`_verdict`); tasks only carry them out. Which of two links to a peer stays, both sides
+decide alike:
+
+    newer boot of the peer         the new link; the older boot is gone
+    older boot of the peer         refused
+    same boot, other boot id       refused: a copied key
+    same boot, same side dialed    the new link; that side has given the old one up
+    same boot, both sides dialed   the link dialed by the lower NodeId
+
+A link that loses is retired: calls under way on it may end. Bounds: `limits.handshakes_max` unfinished handshakes in all and a
+quarter of that from one host, so that a single host cannot fill them; `max_connections` links. What is beyond is closed at
+once and counted. A handshake has `limits.handshake_timeout_s` altogether, however slowly its bytes come.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+import trio
+
+from ..config import Config
+from ..counters import Counters
+from ..errors import MeshError, RefusedError, RemoteProtocolError, UnreachableError
+from ..security.trust import Trust
+from ..values import Address, NodeId
+from ..wire.messages import CloseCode
+from ..world import World
+from .handshake import DuplicateLinkError, Introduction, Peer, shake_hands
+from .link import Handler, Link
+from .tls import Channel, StreamChannel, make_contexts, open_channel
+
+__all__ = ["Pool"]
+
+log = logging.getLogger("bms.net")
+
+
+class Pool:
+    """Dials, accepts and keeps links. `on_up(link)` and `on_down(link, last)` are called plainly, in order.
+
+    `last` says that no other link to that node is left.
+    """
+
+    def __init__(
+        self,
+        *,
+        introduce: Callable[[], Introduction],
+        trust: Trust,
+        config: Config,
+        world: World,
+        counters: Counters,
+        routes: Mapping[type, Handler],
+        on_up: Callable[[Link], None],
+        on_down: Callable[[Link, bool], None],
+    ) -> None:
+        self.links: dict[NodeId, Link] = {}
+        self._introduce = introduce
+        self._trust = trust
+        self._contexts = make_contexts(introduce().identity)
+        self._config = config
+        self._world = world
+        self._counters = counters
+        self._routes = routes
+        self._on_up = on_up
+        self._on_down = on_down
+        self._nursery: trio.Nursery | None = None
+        self._all: set[Link] = set()
+        self._handshakes: Counter[str] = Counter()
+        self._is_draining = False
+
+    # ------------------------------------------------------------------ life
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Own the tasks of dialed links until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                self._is_draining = False
+                task_status.started()
+                await trio.sleep_forever()
+        finally:
+            self._nursery = None
+
+    def reconfigure(self, config: Config) -> None:
+        """Use new limits and time-outs for links made from now on."""
+        self._config = config
+
+    async def drain(self, deadline_s: float) -> None:
+        """Let every link send what it has queued, say goodbye, and end; none is left after `deadline_s`."""
+        self._is_draining = True
+        for link in list(self._all):
+            link.finish("this node leaves", CloseCode.GOING_AWAY)
+        with trio.move_on_after(deadline_s):
+            while self._all:
+                await trio.sleep(0.01)
+        for link in list(self._all):
+            link.end("drained")
+
+    def link(self, node_id: NodeId) -> Link | None:
+        """The open link to a node, or None."""
+        link = self.links.get(node_id)
+        return link if link is not None and link.is_open else None
+
+    # ------------------------------------------------------------------ accepting
+
+    async def serve(self, stream: trio.abc.Stream) -> None:
+        """Be the listening side on `stream` until the link ends; never raises for what the peer did."""
+        host = _host_of(stream)
+        limits = self._config.limits
+        if (
+            self._is_draining
+            or self._handshakes.total() >= limits.handshakes_max
+            or self._handshakes[host] >= max(4, limits.handshakes_max // 4)
+        ):
+            self._counters.add("net.connections_over_limit")
+            await trio.aclose_forcefully(stream)
+            return
+        try:
+            link = await self._shake(stream, host, dialed=False, seen_as=_address_of(stream))
+        except RemoteProtocolError as error:
+            self._counters.add("net.handshakes_refused")
+            log.warning("refused a connection from %s: %s", host or "a stream", error)
+        except MeshError as error:
+            self._counters.add("net.handshakes_failed")
+            log.info("a connection from %s did not become a link: %s", host or "a stream", error)
+        else:
+            await self._serve_link(link, self._register(link))
+
+    async def _shake(
+        self, stream: trio.abc.Stream, host: str, *, dialed: bool, seen_as: Address | None = None
+    ) -> Link:
+        """TLS and handshake under one deadline. Raises MeshError only; the stream is closed then."""
+        channel: Channel | None = None
+        self._handshakes[host] += not dialed
+        try:
+            with trio.fail_after(self._config.limits.handshake_timeout_s):
+                if self._config.enable_encryption:
+                    channel = await open_channel(stream, self._contexts, server_side=not dialed)
+                else:
+                    channel = StreamChannel(stream, stream)
+                peer, reader, waiting = await shake_hands(
+                    channel,
+                    self._introduce(),
+                    self._trust,
+                    dialed=dialed,
+                    now_ms=int(self._world.wall_time() * 1000),
+                    token_bytes=self._world.token_bytes,
+                    seen_as=seen_as,
+                    decide=lambda peer: self._admit(peer, dialed),
+                )
+                link = Link(
+                    channel, peer, reader, waiting, dialed=dialed, config=self._config, counters=self._counters,
+                    routes=self._routes, wall_time=self._world.wall_time,
+                )  # fmt: skip
+                # Again, since a listener's welcome took time: nothing waits between this and the registration.
+                self._admit(peer, dialed)
+                channel = None  # the link owns it now
+                return link
+        except trio.TooSlowError:
+            raise UnreachableError(
+                f"no handshake within {self._config.limits.handshake_timeout_s:g} s; is it a node of this mesh?"
+            ) from None
+        except ssl.SSLError as error:
+            raise RefusedError(f"TLS failed: {error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else error.reason or error}") from error
+        except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            raise UnreachableError(f"the connection broke during the handshake: {error}") from error
+        finally:
+            if not dialed:
+                self._handshakes[host] -= 1
+                if not self._handshakes[host]:
+                    del self._handshakes[host]
+            if channel is not None:
+                await channel.aclose()
+
+    def _admit(self, peer: Peer, dialed: bool) -> None:
+        """Refuse a proven peer whose link would not stay."""
+        old = self.link(peer.node_id)
+        if self._is_draining:
+            raise RemoteProtocolError("this node is leaving", code=CloseCode.GOING_AWAY)
+        if old is None:
+            if len(self.links) >= self._config.max_connections:
+                raise RemoteProtocolError(
+                    f"this node has its {self._config.max_connections} connections", code=CloseCode.AT_LIMIT
+                )
+        elif peer.boot < old.boot:
+            raise RemoteProtocolError("a newer boot of this node is connected", code=CloseCode.REPLACED)
+        elif peer.boot == old.boot and peer.record.boot_id != old.peer.record.boot_id:
+            raise RemoteProtocolError("this node's key is in use twice", code=CloseCode.COPIED_KEY)
+        elif peer.boot == old.boot and dialed != old.dialed:
+            me = self._introduce().identity.node_id
+            if (me if dialed else peer.node_id) > (peer.node_id if dialed else me):
+                raise RemoteProtocolError("another link to this node stays", code=CloseCode.DUPLICATE)
+
+    def _register(self, link: Link) -> Link | None:
+        """Make `link` the one that is used for its node; the one it replaces back."""
+        old = self.links.get(link.node_id)
+        self.links[link.node_id] = link
+        self._all.add(link)
+        self._counters.add("net.links_opened")
+        log.info("link with %s %s", link.node_id.short, link.peer.record.name)
+        self._on_up(link)
+        return old
+
+    async def _serve_link(self, link: Link, old: Link | None) -> None:
+        """Serve a registered link to its end, and tell."""
+        try:
+            async with trio.open_nursery() as nursery:
+                if old is not None and old.is_open:
+                    nursery.start_soon(old.retire)
+                await link.run()
+                nursery.cancel_scope.cancel()
+        finally:
+            link.end("cancelled", CloseCode.GOING_AWAY)
+            self._all.discard(link)
+            self._counters.add("net.bytes_sent", link.bytes_sent)
+            self._counters.add("net.bytes_received", link.bytes_received)
+            last = self.links.get(link.node_id) is link
+            if last:
+                del self.links[link.node_id]
+            log.info("link with %s ended: %s", link.node_id.short, link.reason)
+            self._on_down(link, last)
+
+    # ------------------------------------------------------------------ dialing
+
+    async def dial(self, address: Address, *, timeout_s: float | None = None) -> Link:
+        """Connect to whoever answers at `address` and return the link.
+
+        Raises UnreachableError, RefusedError (either side's identity was refused), or RemoteProtocolError. Where a link to that node
+        exists already and stays, that one is returned.
+        """
+        if self._nursery is None or self._is_draining:
+            raise UnreachableError("this node is not running")
+        try:
+            with trio.fail_after(self._config.gossip.dial_timeout_s if timeout_s is None else timeout_s):
+                stream = await self._world.network.dial(address)
+        except trio.TooSlowError:
+            raise UnreachableError(f"{address} does not answer") from None
+        except OSError as error:
+            raise UnreachableError(f"{address}: {_os_reason(error)}") from error
+        try:
+            link = await self._shake(stream, "", dialed=True)
+        except DuplicateLinkError:
+            raise
+        except RemoteProtocolError as error:
+            if error.code == CloseCode.DUPLICATE:
+                raise DuplicateLinkError(str(error)) from error
+            raise
+        if self._nursery is None:  # stopped meanwhile
+            link.end("this node stopped", CloseCode.GOING_AWAY)
+            await link.run()
+            raise UnreachableError("this node is not running")
+        self._nursery.start_soon(self._serve_link, link, self._register(link))
+        return link
+
+    async def dial_any(self, addresses: Iterable[Address]) -> tuple[Link | None, list[MeshError]]:
+        """Try addresses one after another; the link, or None with what each said."""
+        errors: list[MeshError] = []
+        for address in addresses:
+            try:
+                return await self.dial(address), errors
+            except MeshError as error:
+                errors.append(error)
+                if isinstance(error, DuplicateLinkError):
+                    break
+        return None, errors
+
+
+def _os_reason(error: OSError) -> str:
+    causes = [error.__cause__, *getattr(error.__cause__, "exceptions", ())]
+    for cause in reversed(causes):
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror.lower()
+    return (error.strerror or str(error)).lower()
+
+
+def _address_of(stream: trio.abc.Stream) -> Address | None:
+    if not isinstance(stream, trio.SocketStream):
+        return None
+    try:
+        host, port = stream.socket.getpeername()[:2]
+    except OSError:
+        return None
+    return Address(host.removeprefix("::ffff:"), port)
+
+
+def _host_of(stream: trio.abc.Stream) -> str:
+    address = _address_of(stream)
+    return "" if address is None else address.host

@@ -1,0 +1,10 @@
+"""Who is who: keys, the mesh's authority, certificates, signed records, and what each member may do.
+
+Formats and crypto only. Nothing here knows of streams or tasks; `disk` alone touches the file system, for `authority`
+and `identity`. Lowest first: `keys`, `pem`, `disk`, `signed`, `certificates`, `bundle`, `records`, `trust`,
+`authority`, `identity`. The formats are in docs/reference/formats.md.
+"""
+
+from __future__ import annotations
+
+__all__: list[str] = []

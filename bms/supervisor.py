@@ -1,0 +1,138 @@
+"""Starts, watches, restarts and stops the subsystems of one node.
+
+A subsystem has a `name`, the Config `fields` it depends on, and `run(task_status=…)`, which calls `started` when it serves and then runs
+until cancelled. Each runs in its own cancel scope.
+
+    state        meaning
+    starting     `run` has been called and has not started yet
+    running      serving
+    restarting   it crashed; it is run again after a wait that doubles from `BACKOFF_S` to `BACKOFF_MAX_S`, and starts over
+                 after a quiet minute; the others go on
+    stopped      stopped on purpose, or it ended by itself
+
+The first start must succeed: its error goes to whoever starts the node. Later crashes never leave the supervisor: they are logged
+with their traceback, counted and shown by `health`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Protocol
+
+import attrs
+import trio
+
+from .counters import Counters
+
+__all__ = ["BACKOFF_MAX_S", "BACKOFF_S", "Condition", "Subsystem", "Supervisor"]
+
+log = logging.getLogger("bms.supervisor")
+
+BACKOFF_S = 0.5
+BACKOFF_MAX_S = 30.0
+_QUIET_S = 60.0
+
+
+class Subsystem(Protocol):
+    """What the supervisor runs."""
+
+    name: str
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Serve until cancelled; `task_status.started()` when serving."""
+        ...
+
+
+@attrs.frozen
+class Condition:
+    """How a subsystem is: its state (see the module), crashes so far, and the last reason."""
+
+    state: str
+    crashes: int
+    reason: str
+
+
+@attrs.define(eq=False)
+class _Unit:
+    subsystem: Subsystem
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+    done: trio.Event = attrs.field(factory=trio.Event)
+    state: str = "starting"
+    crashes: int = 0
+    reason: str = ""
+
+
+class Supervisor:
+    """The subsystems of one node, in start order."""
+
+    def __init__(self, nursery: trio.Nursery, counters: Counters) -> None:
+        self._nursery = nursery
+        self._counters = counters
+        self._units: dict[str, _Unit] = {}
+
+    async def start(self, subsystem: Subsystem) -> None:
+        """Run a subsystem; returns when it serves, or raises what kept it from that."""
+        unit = _Unit(subsystem)
+        self._units[subsystem.name] = unit
+        try:
+            await self._nursery.start(self._supervise, unit)
+        except BaseException:
+            unit.scope.cancel()
+            raise
+
+    async def stop(self, names: Iterable[str] | None = None) -> None:
+        """Cancel subsystems (all: None) in reverse start order, each after the one before has ended."""
+        chosen = None if names is None else set(names)
+        for name, unit in reversed(list(self._units.items())):
+            if chosen is None or name in chosen:
+                unit.scope.cancel()
+                await unit.done.wait()
+                del self._units[name]
+
+    def cancel(self) -> None:
+        """Cancel all at once, without waiting."""
+        for unit in self._units.values():
+            unit.scope.cancel()
+
+    def health(self) -> dict[str, Condition]:
+        """The condition of each subsystem, by name."""
+        return {name: Condition(unit.state, unit.crashes, unit.reason) for name, unit in self._units.items()}
+
+    async def _supervise(self, unit: _Unit, *, task_status: trio.TaskStatus[None]) -> None:
+        served = False
+        wait_s = BACKOFF_S
+        try:
+            with unit.scope:
+                while True:
+                    since = trio.current_time()
+                    try:
+                        async with trio.open_nursery() as nursery:
+                            await nursery.start(unit.subsystem.run)
+                            unit.state = "running"
+                            if not served:
+                                served = True
+                                task_status.started()
+                        return
+                    except Exception as error:
+                        if not served:
+                            raise _alone(error) from None
+                        unit.crashes += 1
+                        unit.state = "restarting"
+                        unit.reason = repr(_alone(error))
+                        self._counters.add("supervisor.crashes")
+                        log.exception("%s crashed; it is started again", unit.subsystem.name)
+                    if trio.current_time() - since > _QUIET_S:
+                        wait_s = BACKOFF_S
+                    await trio.sleep(wait_s)
+                    wait_s = min(BACKOFF_MAX_S, wait_s * 2)
+        finally:
+            unit.state = "stopped"
+            unit.done.set()
+
+
+def _alone(error: Exception) -> Exception:
+    """The one exception in a group of one, however deep; otherwise the group."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
