@@ -1,13 +1,14 @@
 """Hybrid logical clock: stamps that follow wall time, never repeat and never go back.
 
-A stamp is one 64-bit number, milliseconds since 1970 << 16 | counter (Kulkarni et al., "Logical Physical Clocks", 2014).
-Comparing two stamps of one node orders its writes; a stamp is greater than every stamp its node had seen.
+A stamp is one 64-bit number, milliseconds since 1970 << 16 | counter (Kulkarni et al., "Logical Physical Clocks",
+2014). Comparing two stamps of one node orders its writes; a stamp is greater than every stamp its node had seen.
 
 Physical time is the wall clock plus `offset_ms`, the difference to the median of the members' clocks, so that a machine
 whose clock is wrong still writes believable stamps. Drift is bounded: a stamp more than `DRIFT_MS_MAX` ahead of
 physical time is not adopted by `observe`, so one wrong clock cannot drag the mesh into the future.
 
-Plain: the wall time is passed in. One owner at a time (the store's writing thread); `offset_ms` is a single number set from elsewhere.
+Plain: the wall time is passed in. One owner at a time (the store's writing thread); `offset_ms` is a single number set
+from elsewhere.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Counters that every room counts with. No exporter here, no clock, no lock.
 
-A counter is a name and an integer; names are `room.what` in lower case. Adding costs one dictionary operation. A snapshot
-is a plain dictionary. Counting happens on the Trio thread; what other threads count they hand over with their results.
+A counter is a name and an integer; names are `room.what` in lower case. Adding costs one dictionary operation. A
+snapshot is a plain dictionary. Counting happens on the Trio thread; what other threads count they hand over with their
+results.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One life of a node: everything that exists between a start and the stop that ends it.
 
-A node's identity and store outlive its lives; the boot, the links and the view do not. Subsystems, in start order (they stop in
-reverse):
+A node's identity and store outlive its lives; the boot, the links and the view do not. Subsystems, in start order (they
+stop in reverse):
 
     links        owns the tasks of dialed links                   (net.pool)
     membership   drives the view, dials members                   (membership.gossip)
@@ -34,13 +34,12 @@ from .messaging.courier import Courier
 from .messaging.topics import Topics
 from .net.handshake import VERSIONS, DuplicateLinkError, Introduction
 from .net.link import Handler, Link
-from .net.listeners import serve_address
 from .net.pool import Pool
 from .security.identity import Identity
 from .security.records import ALIVE, LEFT, TCP, NodeRecord
 from .security.trust import Trust
 from .supervisor import Condition, Supervisor
-from .values import Address
+from .values import Address, NodeId
 from .world import World
 
 __all__ = ["Life"]
@@ -57,16 +56,15 @@ class _Listener:
 
     name = "listener"
 
-    def __init__(self, address: Address, pool: Pool, world: World, bound: Callable[[Address], None]) -> None:
+    def __init__(self, address: Address, pool: Pool, bound: Callable[[Address], None]) -> None:
         self._address = address
         self._pool = pool
-        self._world = world
         self._bound = bound
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Listen and serve; a port chosen by the system is kept across restarts."""
         async with trio.open_nursery() as nursery:
-            self._address = await nursery.start(serve_address, self._address, self._pool.serve, self._world)
+            self._address = await nursery.start(self._pool.listen, self._address)
             self._bound(self._address)
             task_status.started()
 
@@ -147,7 +145,7 @@ class Life:
         self.courier = Courier(
             node_id=identity.node_id, boot=boot, admission=identity.admission, trust=trust, topics=topics,
             config=config, counters=counters, wall_time=world.wall_time,
-            link=lambda node_id: self.pool.link(node_id), links=self.links,
+            link=self._link, links=self.links,
         )  # fmt: skip
         self.replication = Replication(entries, config=config, counters=counters, chance=world.random)
         routes: dict[type, Handler] = {**self.gossip.routes, **self.courier.routes, **self.replication.routes}
@@ -183,7 +181,7 @@ class Life:
         address = Address.parse(self.config.listen_address)
         if self.config.tcp_port is not None:
             address = Address(address.host, self.config.tcp_port)
-        await self._supervisor.start(_Listener(address, self.pool, self._world, self._bound))
+        await self._supervisor.start(_Listener(address, self.pool, self._bound))
 
     async def start_discovery(self) -> None:
         """Look for the mesh as the configuration says."""
@@ -191,9 +189,14 @@ class Life:
         registry = None if self._registry_folder is None else Registry(self._registry_folder)
         await self._supervisor.start(
             Discovery(
-                config=self.config, pool=self.pool, view=self.view, registry=registry, boot=self.boot,
-                my_addresses=self.addresses, counters=self._counters,
-            )  # fmt: skip
+                config=self.config,
+                pool=self.pool,
+                view=self.view,
+                registry=registry,
+                boot=self.boot,
+                my_addresses=self.addresses,
+                counters=self._counters,
+            )
         )
 
     async def listen(self, address: Address) -> Address:
@@ -206,7 +209,7 @@ class Life:
             self.listening.append(address)
             self._renew()
 
-        listener = _Listener(address, self.pool, self._world, remember)
+        listener = _Listener(address, self.pool, remember)
         listener.name = f"listener {address} {len(self.listening)}"
         await self._supervisor.start(listener)
         return bound[0]
@@ -232,6 +235,7 @@ class Life:
             return
         with trio.CancelScope(shield=True):
             try:
+                self.pool.refuse()
                 if drain_s > 0:
                     await supervisor.stop(["discovery", *(name for name in supervisor.health() if "listener" in name)])
                     self._state = LEFT
@@ -301,7 +305,8 @@ class Life:
     def _outdo(self, seen: NodeRecord) -> None:
         """The mesh knows a record of this node that is not this one's: outdo it, if it is newer (SWIM's refutation)."""
         if seen.boot > self.boot:
-            # An earlier life had a clock ahead of ours and its store is gone. Links are bound to a boot: begin them anew.
+            # An earlier life had a clock ahead of ours and its store is gone. Links are bound to a boot: begin them
+            # anew.
             log.warning("an earlier boot of this node is ahead of its clock; going on from there")
             self.boot = self.courier.boot = seen.boot + 1
             self._renew()
@@ -312,6 +317,9 @@ class Life:
             self._renew()
 
     # ------------------------------------------------------------------ links
+
+    def _link(self, node_id: NodeId) -> Link | None:
+        return self.pool.link(node_id)
 
     def _link_up(self, link: Link) -> None:
         observed = link.peer.observed

@@ -107,13 +107,11 @@ def init(config: Config | None = None, *, world: World | None = None, **fields: 
 
 
 @asynccontextmanager
-async def open_mesh(
-    config: Config | None = None, *, world: World | None = None, **fields: Any
-) -> AsyncIterator[Mesh]:
+async def open_mesh(config: Config | None = None, *, world: World | None = None, **fields: Any) -> AsyncIterator[Mesh]:
     """Run a node for the body: `init`, `start`, and at the end `shutdown`.
 
-    Drained on a normal end; closed within a second when the body raises or is cancelled. The body's exception comes out as
-    itself, not inside a group.
+    Drained on a normal end; closed within a second when the body raises or is cancelled. The body's exception comes out
+    as itself, not inside a group.
     """
     mesh = init(config, world=world, **fields)
     raised: BaseException | None = None
@@ -213,8 +211,8 @@ class Mesh:
     async def start(self, nursery: trio.Nursery) -> None:
         """Run the node in `nursery`; returns once its listener is bound and it serves.
 
-        Raises UnreachableError (the address cannot be bound), StoreError, LocalProtocolError (it runs already), ClosedError
-        (after `shutdown`). Nothing is left running then.
+        Raises UnreachableError (the address cannot be bound), StoreError, LocalProtocolError (it runs already),
+        ClosedError (after `shutdown`). Nothing is left running then.
         """
         if self._is_closed:
             raise ClosedError("this mesh was shut down; make another with init")
@@ -245,7 +243,8 @@ class Mesh:
             raise
 
     async def stop(self) -> None:
-        """Leave the mesh: refuse new work, tell the others, send what is queued (at most `limits.drain_timeout_s`), end.
+        """Leave the mesh: refuse new work, tell the others, send what is queued (at most `limits.drain_timeout_s`),
+        end.
 
         Harmless when it is not running. May be started again.
         """
@@ -271,13 +270,16 @@ class Mesh:
     async def reconfigure(self, config: Config | None = None, **fields: Any) -> Changes:
         """Put another configuration in force. Connections of subsystems that need no restart go on.
 
-        Raises ConfigError if it is invalid or names a field that only a new node can take; the old one stays in force then.
+        Raises ConfigError if it is invalid or names a field that only a new node can take; the old one stays in force
+        then.
         """
         new = (config or self._config).evolve(**fields) if fields else (config or self._config)
         changed = changes(self._config, new)
         for field in changed:
             if field not in _RESTARTED_BY and not field.startswith(_LIVE):
-                raise ConfigError(field, getattr(new, field, None), "cannot change while the node exists; shut it down and init anew")
+                raise ConfigError(
+                    field, getattr(new, field, None), "cannot change while the node exists; shut it down and init anew"
+                )
         restarted = tuple(dict.fromkeys(_RESTARTED_BY[field] for field in changed if field in _RESTARTED_BY))
         if self._life is not None and changed:
             old = self._config
@@ -321,7 +323,7 @@ class Mesh:
         me = Node(
             node_id=self.node_id,
             name=self._config.node_name,
-            address=(life.addresses() or [None])[0] if life is not None else None,
+            address=next(iter(life.addresses()), None) if life is not None else None,
             state=NodeState.ALIVE if life is not None else NodeState.LEFT,
             incarnation=life.record.incarnation if life is not None else 0,
             rtt_s=0.0 if life is not None else None,
@@ -389,13 +391,15 @@ class Mesh:
         """Send to one node; returns when it is queued for that node's program and acknowledged.
 
         Retried on a broken link without ever being delivered twice. Raises NotFoundError (no such node),
-        UnreachableError (never sent), DeliveryError (sent, outcome unknown), LimitError (too large, or the receiver had no room),
-        RefusedError (no grant).
+        UnreachableError (never sent), DeliveryError (sent, outcome unknown), LimitError (too large, or the receiver had
+        no room), RefusedError (no grant).
         """
         await self._running().courier.send(self._known(to), bytes(body), topic, deadline_s)
 
     async def request(self, to: str | Node, body: bytes, topic: str = "", deadline_s: float = 5.0) -> bytes:
-        """Ask one node and return its handler's answer. Errors as for `send_message`; a handler's error is a RemoteError."""
+        """Ask one node and return its handler's answer. Errors as for `send_message`; a handler's error is a
+        RemoteError.
+        """
         return await self._running().courier.request(self._known(to), bytes(body), topic, deadline_s)
 
     async def serve_requests(
@@ -436,8 +440,8 @@ class Mesh:
     ) -> Version:
         """Write a value; durable on this node when it returns, and on its way to the others.
 
-        `ttl_s`: seconds until it reads as missing. Raises LimitError (too large), StoreError (disk), RefusedError (no grant),
-        NotFoundError (no such space).
+        `ttl_s`: seconds until it reads as missing. Raises LimitError (too large), StoreError (disk), RefusedError (no
+        grant), NotFoundError (no such space).
         """
         if not isinstance(value, (bytes, bytearray, memoryview)):
             raise LocalProtocolError(f"a value is bytes, not {type(value).__name__}")

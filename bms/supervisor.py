@@ -1,17 +1,17 @@
 """Starts, watches, restarts and stops the subsystems of one node.
 
-A subsystem has a `name`, the Config `fields` it depends on, and `run(task_status=…)`, which calls `started` when it serves and then runs
-until cancelled. Each runs in its own cancel scope.
+A subsystem has a `name`, the Config `fields` it depends on, and `run(task_status=…)`, which calls `started` when it
+serves and then runs until cancelled. Each runs in its own cancel scope.
 
     state        meaning
     starting     `run` has been called and has not started yet
     running      serving
-    restarting   it crashed; it is run again after a wait that doubles from `BACKOFF_S` to `BACKOFF_MAX_S`, and starts over
-                 after a quiet minute; the others go on
+    restarting   it crashed; it is run again after a wait that doubles from `BACKOFF_S` to `BACKOFF_MAX_S`, and
+                 starts over after a quiet minute; the others go on
     stopped      stopped on purpose, or it ended by itself
 
-The first start must succeed: its error goes to whoever starts the node. Later crashes never leave the supervisor: they are logged
-with their traceback, counted and shown by `health`.
+The first start must succeed: its error goes to whoever starts the node. Later crashes never leave the supervisor: they
+are logged with their traceback, counted and shown by `health`.
 """
 
 from __future__ import annotations

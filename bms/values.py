@@ -79,15 +79,13 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class NodeState(str, enum.Enum):
+class NodeState(enum.StrEnum):
     """What this node believes of another. Compares equal to its text."""
 
     ALIVE = "alive"
     SUSPECT = "suspect"
     FAILED = "failed"
     LEFT = "left"
-
-    __str__ = str.__str__
 
 
 @attrs.frozen
@@ -106,7 +104,7 @@ class Node:
 
 @attrs.frozen
 class Message:
-    """One message as a subscriber gets it. `id` is unique in the mesh; `sent_at` is the sender's clock, Unix seconds."""
+    """One message as a subscriber gets it. `id` is unique in the mesh; `sent_at` the sender's clock, Unix seconds."""
 
     id: str
     sender: NodeId

@@ -1,8 +1,8 @@
 """What a node takes from outside, in one place: time, chance, network, threads. Passed in through `init`.
 
-The real World is the default. A simulated one replaces it as a whole, so that a mesh of many nodes can run in one process
-on virtual time. Nothing else in the package reads a wall clock, draws randomness or opens a socket. Monotonic time is
-Trio's own clock and needs no seam.
+The real World is the default. A simulated one replaces it as a whole, so that a mesh of many nodes can run in one
+process on virtual time. Nothing else in the package reads a wall clock, draws randomness or opens a socket. Monotonic
+time is Trio's own clock and needs no seam.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ class Network(Protocol):
         """Connect; raises OSError."""
         ...
 
-    async def listen(self, address: Address, backlog: int) -> Sequence[tuple[trio.abc.Listener[trio.abc.Stream], Address]]:
+    async def listen(
+        self, address: Address, backlog: int
+    ) -> Sequence[tuple[trio.abc.Listener[trio.abc.Stream], Address]]:
         """Bind; port 0 takes a free one. Returns each listener with the address it is bound to; raises OSError."""
         ...
 
@@ -102,8 +104,8 @@ def _global_ipv6() -> list[str]:
 class World:
     """The outside, with the real one as default.
 
-    `wall_time` gives Unix seconds, `token_bytes` secret random bytes, `random` chance for jitter and shuffling. `threads`
-    False makes the store run on the caller's thread, for clocks that do not see threads.
+    `wall_time` gives Unix seconds, `token_bytes` secret random bytes, `random` chance for jitter and shuffling.
+    `threads` False makes the store run on the caller's thread, for clocks that do not see threads.
     """
 
     wall_time: Callable[[], float] = time.time

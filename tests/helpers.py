@@ -1,4 +1,4 @@
-"""A small vocabulary for tests: authorities and forged certificates, bare links, whole meshes, waiting for a condition."""
+"""A small vocabulary for tests: authorities and forged certificates, bare links, whole meshes, waiting."""
 
 from __future__ import annotations
 
@@ -18,12 +18,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-
 from bms.config import Config
 from bms.counters import Counters
 from bms.net.handshake import VERSIONS, Introduction
 from bms.net.link import Handler, Link
-from bms.net.listeners import serve_address
 from bms.net.pool import Pool
 from bms.security.authority import Authority
 from bms.security.identity import Identity, load_identity_files
@@ -88,16 +86,19 @@ def forge_leaf(
     days: float = 90,
     key: ec.EllipticCurvePrivateKey | None = None,
 ) -> tuple[bytes, bytes]:
-    """A leaf of the mesh's own issuer, wrong as asked: (cert chain PEM, key PEM)."""
+    """A leaf of the mesh's own issuer, wrong as asked: (cert chain PEM, key PEM). Without `uris` it has no SAN."""
     key = key or ec.generate_private_key(ec.SECP256R1())
     issuer_key = serialization.load_pem_private_key(_issuer_tls_pem(authority), None)
     assert isinstance(issuer_key, ec.EllipticCurvePrivateKey)
     issuer = x509.load_der_x509_certificate(authority.bundle.issuers[0].certificate_der)
     now = datetime.datetime.now(datetime.UTC)
     start = now - datetime.timedelta(days=2)
+    names = x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris])
+    builder = x509.CertificateBuilder()
+    if uris:
+        builder = builder.add_extension(names, critical=True)
     certificate = (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([]))
+        builder.subject_name(x509.Name([]))
         .issuer_name(issuer.subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
@@ -105,16 +106,11 @@ def forge_leaf(
         .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(
-            x509.SubjectAlternativeName([x509.UniformResourceIdentifier(uri) for uri in uris]), critical=True
-        )
-        .add_extension(
-            x509.KeyUsage(True, False, False, False, False, ca, ca, False, False),  # noqa: FBT003
+            x509.KeyUsage(True, False, False, False, False, ca, ca, False, False),
             critical=True,
         )
         .add_extension(
-            x509.ExtendedKeyUsage(
-                [x509.oid.ExtendedKeyUsageOID.SERVER_AUTH, x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH]
-            ),
+            x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH, x509.oid.ExtendedKeyUsageOID.CLIENT_AUTH]),
             critical=False,
         )
         .sign(issuer_key, hashes.SHA256())
@@ -127,7 +123,7 @@ def forge_leaf(
 
 def _issuer_tls_pem(authority: Authority) -> bytes:
     """The issuer's P-256 key, as its file has it (first)."""
-    text = authority.files()["issuer.pem"]
+    text = authority.files["issuer.pem"]
     start = text.index(b"-----BEGIN PRIVATE KEY-----")
     end = text.index(b"-----END PRIVATE KEY-----", start)
     return text[start:end] + b"-----END PRIVATE KEY-----\n"
@@ -202,7 +198,7 @@ async def open_party(
         await nursery.start(pool.run)
         address = Address("127.0.0.1", 0)
         if listen:
-            address = await nursery.start(serve_address, address, pool.serve, world)
+            address = await nursery.start(pool.listen, address)
         yield Party(identity, pool, counters, address, up, down)
         nursery.cancel_scope.cancel()
 
@@ -210,7 +206,7 @@ async def open_party(
 async def until(condition: Callable[[], object], seconds: float = 30) -> None:
     """Wait until `condition()` is true; fails after a generous deadline."""
     with trio.fail_after(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
             await trio.sleep(0.01)
 
 

@@ -1,4 +1,7 @@
-"""The page docs/reference/config.md, printed from the settings' own metadata, so that the two cannot differ."""
+"""The page docs/reference/config.md, printed from the settings' own metadata, so that the two cannot differ.
+
+A test holds the file to what is printed here. Only the introduction is written by hand.
+"""
 
 from __future__ import annotations
 

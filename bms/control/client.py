@@ -113,6 +113,7 @@ class ControlClient:
         self._calls = trio.CapacityLimiter(CALLS_MAX)
         self._streams = 0
         self._ended: MeshError | None = None
+        self._closed = trio.Event()
 
     # ------------------------------------------------------------------ verbs
 
@@ -194,8 +195,7 @@ class ControlClient:
 
     async def wait_closed(self) -> None:
         """Return when the node has closed the connection."""
-        waiting = self._begin(next(self._numbers), 0)
-        await waiting.done.wait()
+        await self._closed.wait()
 
     # ------------------------------------------------------------------ inside
 
@@ -269,6 +269,7 @@ class ControlClient:
             for waiting in self._waiting.values():
                 waiting.end(error=error)
             self._waiting.clear()
+            self._closed.set()
 
     async def _dispatch(self, message: object) -> None:
         if isinstance(message, Failure) and message.id == 0:

@@ -1,14 +1,14 @@
 """The batch: what an author commits together and signs once (formats.md, "Batch"; the tree is that of RFC 6962 §2.1).
 
-    head body  = [1, mesh_id, author, serial, epoch, number, history, root, size, first, extra]   Ed25519, "bms-batch-v1"
+    head body  = [1, mesh_id, author, serial, epoch, number, history, root, size, first, extra]      signed: Ed25519
     leaf(i)    = BLAKE3(0x00 || entry id i)         node = BLAKE3(0x01 || left || right)
 
-An audit path lists the siblings from a leaf up; its length follows from (index, size) and is checked, so that no entry has two
-proofs. `history` is the same kind of tree over the hashes of all earlier heads of the epoch; an author keeps only its
-`Frontier`, the roots of its full subtrees, which is one hash for each bit of the count.
+An audit path lists the siblings from a leaf up; its length follows from (index, size) and is checked, so that no entry
+has two proofs. `history` is the same kind of tree over the hashes of all earlier heads of the epoch; an author keeps
+only its `Frontier`, the roots of its full subtrees, which is one hash for each bit of the count.
 
-Pure. Building pairs neighbours level by level and carries an odd one up unchanged, which gives the tree that
-splitting at the largest power of two gives.
+Pure. Building pairs neighbours level by level and carries an odd one up unchanged, which gives the tree that splitting
+at the largest power of two gives.
 """
 
 from __future__ import annotations
@@ -168,7 +168,9 @@ def sign_head(
 
 
 def parse_head_untrusted(signed: Sequence[bytes], mesh_id: bytes) -> BatchHead | None:
-    """Read a head of this mesh without believing it yet; None if a newer version may understand it. `RemoteProtocolError`."""
+    """Read a head of this mesh without believing it yet; None if a newer version may understand it.
+    `RemoteProtocolError`.
+    """
     body, signature = signed
     if len(body) > HEAD_BYTES_MAX or len(signature) != 64:
         raise RemoteProtocolError("a batch head is too long")

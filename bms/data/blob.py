@@ -3,9 +3,9 @@
     level 0    chunks of 262,144 bytes, the last may be shorter          hash = KDF("bms chunk v1")
     level n    nodes: up to 1,024 hashes of level n - 1, in order        hash = KDF("bms manifest v1")
 
-until one is left, the root. Chunks and nodes have hashes of different domains, so one never passes for the other. The size
-gives the shape of the tree and the length of everything in it: each piece can be checked by itself when it arrives, and a
-reference that does not fit its tree is found out.
+until one is left, the root. Chunks and nodes have hashes of different domains, so one never passes for the other. The
+size gives the shape of the tree and the length of everything in it: each piece can be checked by itself when it
+arrives, and a reference that does not fit its tree is found out.
 
 Pure. Absent: content-defined cutting (`layout` numbers other than 0).
 """
@@ -71,7 +71,7 @@ class Piece:
 
 @attrs.frozen
 class Walk:
-    """What a tree consists of: `manifests` and `chunks` in order as far as known, and the `missing`, manifests first."""
+    """What a tree consists of: `manifests` and `chunks` as far as known, and the `missing`, manifests first."""
 
     manifests: list[bytes]
     chunks: list[bytes]
@@ -137,7 +137,8 @@ def split(value: bytes) -> tuple[BlobReference, list[Piece]]:
 def walk_untrusted(
     reference: BlobReference, manifest: Callable[[bytes], bytes | None], chunk_size: Callable[[bytes], int | None]
 ) -> Walk:
-    """Follow a tree through what is stored: `manifest` gives a node's bytes, `chunk_size` a chunk's length, None if not here.
+    """Follow a tree through what is stored: `manifest` gives a node's bytes, `chunk_size` a chunk's length, None if
+    not here.
 
     Raises `RemoteProtocolError` where a piece does not have the length that the reference's size asks for.
     """

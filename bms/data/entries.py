@@ -1,7 +1,7 @@
 """Replicated data of the space "default", as the rest of the program uses it.
 
-Writes go to the store's writing thread (`ledger`) and are on disk when they return; reads run here, on the last commit. What
-was read is compared with its hash: damaged bytes are never returned nor sent. A damaged entry or chunk raises
+Writes go to the store's writing thread (`ledger`) and are on disk when they return; reads run here, on the last commit.
+What was read is compared with its hash: damaged bytes are never returned nor sent. A damaged entry or chunk raises
 `CorruptionError`, is counted, and treated as not here, so that a replica gives it again: `damaged_chunks` says which
 chunks to ask for, and `quarantine` drops damaged entries so that the fingerprint shows what is missing.
 
@@ -22,7 +22,12 @@ import cbor2
 from ..clock import DRIFT_MS_MAX, HybridClock, stamp_ms
 from ..counters import Counters
 from ..errors import (
-    CorruptionError, LimitError, LocalProtocolError, NotFoundError, RefusedError, RemoteProtocolError,
+    CorruptionError,
+    LimitError,
+    LocalProtocolError,
+    NotFoundError,
+    RefusedError,
+    RemoteProtocolError,
 )  # fmt: skip
 from ..security.keys import NodeKey
 from ..security.records import Admission
@@ -31,8 +36,9 @@ from ..store.database import Database
 from ..values import KeyInfo, NodeId, Value, Version, key_bytes
 from .batch import audit_path, tree_levels
 from .blob import CHUNK, BlobReference, Piece, chunk_hash, kind_of_untrusted, manifest_hash, shape, walk_untrusted
+from .commits import Advance, Applied, Commit, StoreState
 from .entry import BLOB, INTEGER_MAX, TOMBSTONE, Entry, entry_id, parse_entry_untrusted
-from .ledger import Advance, Applied, Commit, Ledger, StoreState
+from .ledger import Ledger
 from .tables import MANY, QUERIES, STEPS, add_pieces, drop_loose, from_sql, to_sql
 from .verification import SPACE, Verifier
 
@@ -96,6 +102,7 @@ class Entries:
         database.join(self._ledger)
         self.renew(admission)
         database.write_now(self._open)
+        self._state = self._ledger.state
 
     def _open(self, connection: Any) -> None:
         self._ledger.load(connection)
@@ -156,8 +163,9 @@ class Entries:
     async def put(self, key: bytes, value: bytes | None, *, expiry_ms: int | None = None) -> Version:
         """Write `value` under `key`, or delete it (None); on disk when this returns. Reads here see it at once.
 
-        `expiry_ms` is Unix milliseconds, after which it reads as missing. Raises `NotFoundError` (deleting what is not there),
-        `LimitError` (too large), `RefusedError` (no grant), `StoreError`: then nothing was written. Cancelled: it may have been.
+        `expiry_ms` is Unix milliseconds, after which it reads as missing. Raises `NotFoundError` (deleting what is not
+        there), `LimitError` (too large), `RefusedError` (no grant), `StoreError`: then nothing was written. Cancelled:
+        it may have been.
         """
         key = key_bytes(key)
         if value is not None and len(value) > self._value_bytes_max:
@@ -166,13 +174,17 @@ class Entries:
             raise LocalProtocolError("an expiry is a positive number of milliseconds, for a value that is written")
         admission = self._ledger.own_admission
         if admission is None or not self._trust.allows(admission, SPACE, DELETE if value is None else WRITE):
-            raise RefusedError(f"this node's admission does not let it {'delete' if value is None else 'write'} in {SPACE}")
+            raise RefusedError(
+                f"this node's admission does not let it {'delete' if value is None else 'write'} in {SPACE}"
+            )
         size = len(key) + (0 if value is None else len(value))
         id_ = await self._database.write(lambda connection: self._ledger.put(connection, key, value, expiry_ms), size)
         return Version(id_.hex())
 
     def get(self, key: bytes) -> Value:
-        """The value of a key. `NotFoundError` if it is missing, deleted or expired; `CorruptionError` if it is damaged."""
+        """The value of a key. `NotFoundError` if it is missing, deleted or expired; `CorruptionError` if it is
+        damaged.
+        """
         rows = self._database.read(QUERIES["get"], (key,))
         if not rows:
             raise NotFoundError(f"there is no key {key!r}")
@@ -375,10 +387,14 @@ class Entries:
             self._remember(admission)
         moves = list(advances)
         size = sum(len(member[1]) + 100 for batch in batches for member in batch[1])
-        return await self._database.write(lambda connection: self._ledger.apply(connection, batches, shown, moves), size)
+        return await self._database.write(
+            lambda connection: self._ledger.apply(connection, batches, shown, moves), size
+        )
 
     def chunks(self, hashes: Sequence[bytes], bytes_max: int) -> list[bytes | None]:
-        """Chunks and manifest nodes in the order asked, None for what is not here; fewer if `bytes_max` is reached, not none."""
+        """Chunks and manifest nodes in the order asked, None for what is not here; fewer if `bytes_max` is reached,
+        not none.
+        """
         found: list[bytes | None] = []
         size = 0
         for hash_ in hashes:
@@ -390,11 +406,15 @@ class Entries:
         return found
 
     async def put_chunks(self, chunks: Sequence[tuple[bytes, bytes]]) -> None:
-        """Store chunks and manifest nodes, each with its hash, before their entries. `RemoteProtocolError`: none was stored."""
+        """Store chunks and manifest nodes, each with its hash, before their entries. `RemoteProtocolError`: none was
+        stored.
+        """
         damaged = frozenset(self.damaged_chunks)
 
         def operation(connection: Any) -> None:
-            add_pieces(connection, [Piece(hash_, kind_of_untrusted(hash_, data), data) for hash_, data in chunks], damaged)
+            add_pieces(
+                connection, [Piece(hash_, kind_of_untrusted(hash_, data), data) for hash_, data in chunks], damaged
+            )
 
         await self._database.write(operation, sum(len(data) for _, data in chunks))
         self.damaged_chunks.difference_update(hash_ for hash_, _ in chunks)
@@ -415,7 +435,9 @@ class Entries:
 
 
 def _prove(members: Sequence[tuple[int, bytes | None, bytes]], size: int, leaves: bytes | None) -> list[list[Any]]:
-    """Members of a batch as they travel: without paths if all are there, otherwise from the leaves or their stored paths."""
+    """Members of a batch as they travel: without paths if all are there, otherwise from the leaves or their stored
+    paths.
+    """
     if len(members) == size:
         return [[leaf, body, []] for leaf, _, body in members]
     if leaves is not None:

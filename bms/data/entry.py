@@ -7,8 +7,9 @@
 - Under one key the entry with the higher (hlc, author, id) wins, deletions included; so any two stores that have seen
   the same entries hold the same ones, in whatever order they came.
 
-What a newer version may write (another format number, kinds, flags, blob layouts, causal contexts, `extra` below 64) is read as None: not
-wrong, but not to be taken by this version. Everything else that is not as written here is the sender's fault.
+What a newer version may write (another format number, kinds, flags, blob layouts, causal contexts, `extra` below 64) is
+read as None: not wrong, but not to be taken by this version. Everything else that is not as written here is the
+sender's fault.
 
 Pure. Absent for now: typed spaces (kinds above 0) and causal contexts.
 """
@@ -134,7 +135,13 @@ def parse_entry_untrusted(body: bytes) -> Entry | None:
     _hash_untrusted(author, "author")
     if type(key) is not bytes or not 0 < len(key) <= KEY_BYTES_MAX:
         raise RemoteProtocolError(f"an entry's key is not 1 to {KEY_BYTES_MAX} bytes")
-    for number, most in ((kind, INTEGER_MAX), (flags, INTEGER_MAX), (hlc, UINT_MAX), (epoch, UINT_MAX), (counter, INTEGER_MAX)):
+    for number, most in (
+        (kind, INTEGER_MAX),
+        (flags, INTEGER_MAX),
+        (hlc, UINT_MAX),
+        (epoch, UINT_MAX),
+        (counter, INTEGER_MAX),
+    ):
         if type(number) is not int or not 0 <= number <= most:
             raise RemoteProtocolError("an entry's number is out of range")
     if type(context) is not list:

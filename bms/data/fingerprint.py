@@ -1,11 +1,12 @@
 """Fingerprints of sets: LtHash over entry ids (formats.md; Bellare and Micciancio 1997; Lewi et al., ePrint 2019/227).
 
-An id is expanded to 1,024 lanes of 16 bits; a set's sum is the lanes of all its ids added modulo 2^16 each. The order does not
-matter, an id leaves by subtraction, and sums of disjoint sets add up. Finding two sets with one sum means solving a
-lattice problem; XOR of hashes, in contrast, is forged by linear algebra in milliseconds.
+An id is expanded to 1,024 lanes of 16 bits; a set's sum is the lanes of all its ids added modulo 2^16 each. The order
+does not matter, an id leaves by subtraction, and sums of disjoint sets add up. Finding two sets with one sum means
+solving a lattice problem; XOR of hashes, in contrast, is forged by linear algebra in milliseconds.
 
-A sum is one Python integer of 16,384 bits, lane i at bit 16·i. Lanes are added without carry into their neighbours: the top bit of
-each is left out of the addition and put in by exclusive or (SIMD within a register). One update costs about 4 us.
+A sum is one Python integer of 16,384 bits, lane i at bit 16·i. Lanes are added without carry into their neighbours: the
+top bit of each is left out of the addition and put in by exclusive or (SIMD within a register). One update costs about
+4 us.
 
 Pure.
 """

@@ -1,14 +1,15 @@
 """The writing side of replicated data: it lives on the store's writing thread and takes part in every commit.
 
-Where the store stands (epoch, position, counter, clock, history of batches, fingerprint) is written in the same transaction as the
-entries it speaks of. Within a transaction it runs ahead in memory: an operation that fails is put back to
-where it began, a commit that fails to where that began.
+Where the store stands (epoch, position, counter, clock, history of batches, fingerprint) is written in the same
+transaction as the entries it speaks of. Within a transaction it runs ahead in memory: an operation that fails is put
+back to where it began, a commit that fails to where that began.
 
-All own entries of a commit are signed together, at most 64 a batch, when every operation has run. A commit is told in *runs*: own
-entries have no others' between them, so that a push that says "from position a to b" leaves nothing out.
+All own entries of a commit are signed together, at most 64 a batch, when every operation has run. A commit is told in
+*runs*: own entries have no others' between them, so that a push that says "from position a to b" leaves nothing out.
 
-    epoch     64 random bits, new with each new store. If a peer shows a batch of this node and epoch that this store never
-              wrote, the store was put back to an earlier state: a new epoch begins, since numbers of the old one are in use.
+    epoch     64 random bits, new with each new store. If a peer shows a batch of this node and epoch that this store
+              never wrote, the store was put back to an earlier state: a new epoch begins, since numbers of the old one
+              are in use.
     due       a stamp up to the clock's high-water mark, or one that the clock adopts (formats.md, "Order"; clock.py)
 """
 
@@ -19,7 +20,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import apsw
-import attrs
 
 from ..clock import DRIFT_MS_MAX, HybridClock
 from ..errors import NotFoundError
@@ -28,82 +28,29 @@ from ..security.records import Admission
 from . import fingerprint
 from .batch import SIZE_MAX, Frontier, audit_path, sign_head, tree_levels
 from .blob import BlobReference, split
+from .commits import Advance, Applied, Commit, CommittedBatch, StoreState
 from .entry import BLOB, INLINE_BYTES_MAX, TOMBSTONE, Entry, make_entry, parse_entry_untrusted
 from .tables import (
-    QUERIES, Row, add_pieces, drop_loose, from_sql, hold_blob, insert_batch, insert_entry, release_blob, rows_of, to_sql, walk,
+    QUERIES,
+    Row,
+    add_pieces,
+    drop_loose,
+    from_sql,
+    hold_blob,
+    insert_batch,
+    insert_entry,
+    release_blob,
+    rows_of,
+    to_sql,
+    walk,
 )  # fmt: skip
 from .verification import CheckedBatch, CheckedEntry, Verifier
 
-__all__ = ["Advance", "Applied", "Commit", "CommittedBatch", "Ledger", "StoreState"]
+__all__ = ["Ledger"]
 
 log = logging.getLogger("bms.data")
 
 _GROUP_BYTES_MAX = 160 * 1024
-
-
-@attrs.frozen
-class StoreState:
-    """Where a store stands: its epoch, the last position it numbered, and the fingerprint of all it holds."""
-
-    epoch: int
-    high: int
-    fingerprint: bytes
-    totals: tuple[int, int, int] = attrs.field(default=(0, 0, 0), eq=False)  # entries, bytes of values, tombstones
-
-
-@attrs.frozen
-class CommittedBatch:
-    """A batch as it travels, with the positions (`after`, `upto`] of its entries and its size in bytes."""
-
-    after: int
-    upto: int
-    batch: list[Any] | None
-    size: int
-
-
-@attrs.frozen
-class Commit:
-    """What one commit added in the positions (`after`, `upto`]. Own entries (`local`) come with their signed batches.
-
-    `keys` are the keys whose visible value changed. A promotion of waiting entries has no positions of its own.
-    """
-
-    epoch: int
-    after: int
-    upto: int
-    local: bool
-    keys: tuple[bytes, ...]
-    batches: tuple[CommittedBatch, ...] = ()
-    admissions: tuple[list[bytes], ...] = ()
-
-
-@attrs.frozen
-class Advance:
-    """A claim to check and keep: what `node` numbered in (`after`, `upto`] of `epoch` is in the same call."""
-
-    node: bytes
-    epoch: int
-    after: int
-    upto: int
-
-
-@attrs.frozen
-class Applied:
-    """What became of entries from elsewhere: stored, here already, older than what is here, or not to be taken.
-
-    `wanted` are hashes without which blobs are not complete: their entries were left out; apply them again afterwards.
-    """
-
-    new: int = 0
-    already: int = 0
-    superseded: int = 0
-    refused: int = 0
-    wanted: tuple[bytes, ...] = ()
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether everything is held now, or something newer."""
-        return not self.refused and not self.wanted
 
 
 class _Group:
@@ -130,7 +77,9 @@ class _Run:
 
 
 class Ledger:
-    """State and operations of the writing thread. `deliver(commits, state, counts)` runs on the Trio thread after each commit."""
+    """State and operations of the writing thread. `deliver(commits, state, counts)` runs on the Trio thread after each
+    commit.
+    """
 
     def __init__(
         self,
@@ -182,8 +131,8 @@ class Ledger:
             self._frontier = Frontier(count, tuple(roots[i : i + 32] for i in range(0, len(roots), 32)))
             self._sum = fingerprint.sum_from_bytes(total)
         self._batch = connection.execute(QUERIES["last_batch"]).get or 0
-        drop_loose(connection)
-        self._is_changed = True
+        dropped = drop_loose(connection)
+        self._is_changed = row is None or dropped > 0  # on a full disk a store still opens, to be read
 
     def _begin_epoch(self) -> None:
         self._epoch = int.from_bytes(self._token_bytes(8), "big")
@@ -212,7 +161,8 @@ class Ledger:
     def finish(self, connection: apsw.Connection) -> Callable[[], None] | None:
         """Sign what is new and write down where the store stands."""
         if not self._is_changed:
-            return None
+            state, counts = self.state, self._counts
+            return (lambda: self._deliver([], state, counts)) if counts else None
         commits = [self._close_run(connection, run) for run in self._runs]
         for batch in self._touched:
             if connection.execute(QUERIES["in_batch"], (batch,)).fetchone() is None:
@@ -364,7 +314,11 @@ class Ledger:
     # ------------------------------------------------------------------ others' writes
 
     def apply(
-        self, connection: apsw.Connection, batches: Sequence[Any], admissions: Sequence[Admission], advances: Sequence[Advance]
+        self,
+        connection: apsw.Connection,
+        batches: Sequence[Any],
+        admissions: Sequence[Admission],
+        advances: Sequence[Advance],
     ) -> Applied:
         """Check everything, then store what is new. Raises `RemoteProtocolError`; then nothing was stored."""
         checked = [self._verifier.check_untrusted(batch) for batch in batches]
@@ -491,11 +445,15 @@ class Ledger:
         return len(keys)
 
     def quarantine(self, connection: apsw.Connection, positions: Sequence[int]) -> int:
-        """Forget entries whose bytes are damaged, so that replicas are asked for them again; returns how many there were."""
+        """Forget entries whose bytes are damaged, so that replicas are asked for them again; returns how many there
+        were.
+        """
         mark, gone = self._mark(), []
         try:
             for position in positions:
-                found = connection.execute("SELECT id, batch, due, flags, size FROM entries WHERE position=?", (position,)).fetchone()
+                found = connection.execute(
+                    "SELECT id, batch, due, flags, size FROM entries WHERE position=?", (position,)
+                ).fetchone()
                 if found is not None:
                     connection.execute("DELETE FROM entries WHERE position=?", (position,))
                     self._sum = fingerprint.subtract(self._sum, fingerprint.expand(found[0]))

@@ -1,7 +1,7 @@
 """Pulling from one peer: ids behind a position, the entries that are missing, the chunks that those need.
 
-    IdsGet ──> Ids            a page of ids, up to a position; pages go on until the position that the peer named, or it is done
-    EntriesGet ──> Entries    in slices; answers a prefix of what was asked; what is not in it is gone (superseded since)
+    IdsGet ──> Ids            a page of ids; pages go on up to the position that the peer named, or till it is done
+    EntriesGet ──> Entries    in slices, which answer the first of what was asked; what they lack is gone (superseded)
     ChunksGet ──> Chunks      several requests under way, each piece verified before it is written
 
 A peer that is wrong or lies costs a bounded amount and raises `RemoteProtocolError`:
@@ -27,9 +27,9 @@ import trio
 from ..errors import MeshError, RemoteProtocolError
 from ..values import NodeId
 from ..wire.messages import AnyMessage, Chunks, ChunksGet, Entries, EntriesGet, Ids, IdsGet
+from .commits import Advance, Applied
 from .entries import Entries as Store
 from .entry import entry_id
-from .ledger import Advance, Applied
 
 __all__ = ["CHUNKS_ASKED_MAX", "IDS_PAGE", "PeerLink", "Puller", "Tally"]
 
@@ -85,7 +85,8 @@ class Puller:
     async def pull(self, epoch: int, after: int, high: int) -> bool:
         """Take what the peer numbered behind `after`, at least up to `high`; whether all of it is held now.
 
-        Raises `RemoteProtocolError`, `UnreachableError`, `RemoteError` or `StoreError`; what was taken until then is kept.
+        Raises `RemoteProtocolError`, `UnreachableError`, `RemoteError` or `StoreError`; what was taken until then is
+        kept.
         """
         position, is_complete = after, True
         self._known = 0
@@ -113,7 +114,7 @@ class Puller:
         page = await self._ask(IdsGet(id=0, epoch=epoch, after=after, limit=IDS_PAGE), Ids)
         self._tally.bytes_received += 34 * len(page.hashes)
         count = len(page.hashes)
-        if page.epoch != epoch or page.upto < after or count > IDS_PAGE:
+        if page.epoch != epoch or page.upto < after or count > IDS_PAGE or len(set(page.hashes)) < count:
             raise RemoteProtocolError("ids come from another place than was asked for")
         if not page.done and (count < IDS_PAGE // 2 or page.upto < after + count):
             raise RemoteProtocolError("a page of ids is neither full nor the last")

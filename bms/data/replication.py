@@ -1,26 +1,28 @@
 """Replication: every commit is pushed to every linked peer, and what a push missed is reconciled.
 
-    push     after a commit, its own entries and the positions that they take up. Nobody waits for an answer. A peer whose queue is
-             full misses the push and is reconciled soon.
-    sync     when a link comes up (the lower node id begins at once), after a missed push, every `sync_interval`, and on demand:
+    push     after a commit, its own entries and the positions that they take up. Nobody waits for an answer. A peer
+             whose queue is full misses the push and is reconciled soon.
+    sync     when a link comes up (the lower node id begins at once), after a missed push, every `sync_interval`, and on
+             demand:
 
         A ── Sync(epoch, high, fingerprint) ──> B     equal to B's? then B's cursor for A is at `high`
                                                       otherwise B pulls from A what follows its cursor for A
-        A <── SyncState(…) ── B                       equal to A's? done. Otherwise A pulls from B likewise; another round
+        A <── SyncState(…) ── B                       equal to A's? done. Otherwise A pulls from B likewise; another
+                                                      round, also when equal now, so that B hears of it
 
-Cursors make a round cost what is new, not what there is. They are a shortcut, the fingerprint decides: when both sides have pulled all
-that their cursors leave, nothing changes any more, and the fingerprints still differ, the next pull starts at position 0, at most
-once in `sync_interval` with each peer.
+Cursors make a round cost what is new, not what there is. They are a shortcut, the fingerprint decides: when both sides
+have pulled all that their cursors leave, nothing changes any more, and the fingerprints still differ, the next pull
+starts at position 0, at most once in `sync_interval` with each peer.
 
 Every link has its own tasks and bounded queues, so that a slow, broken or lying peer delays and ends only itself:
 
-    applier     pushes received, in order; several that wait go into one commit. Too many waiting: dropped, and reconciled
+    applier     pushes received, in order; several that wait go into one commit; too many are dropped and reconciled
     server      answers ids, entries and chunks
     answerer    answers Sync, which takes a pull
     syncer      begins rounds
 
-Faults of the peer end the link (`abort`). Faults of the disk or the network leave the rest to a later round. Absent for now:
-fingerprints by slot and sketches, which make the first meeting of two large stores cheaper.
+Faults of the peer end the link (`abort`). Faults of the disk or the network leave the rest to a later round. Absent for
+now: fingerprints by slot and sketches, which make the first meeting of two large stores cheaper.
 """
 
 from __future__ import annotations
@@ -39,10 +41,19 @@ from ..counters import Counters
 from ..errors import LimitError, MeshError, NotFoundError, RemoteProtocolError, StoreError, UnreachableError
 from ..values import NodeId
 from ..wire.messages import (
-    Chunks, ChunksGet, Entries, EntriesGet, Error, Ids, IdsGet, Push, Sync, SyncState,
+    Chunks,
+    ChunksGet,
+    Entries,
+    EntriesGet,
+    Error,
+    Ids,
+    IdsGet,
+    Push,
+    Sync,
+    SyncState,
 )  # fmt: skip
+from .commits import Advance, Commit
 from .entries import Entries as Store
-from .ledger import Advance, Commit
 from .pull import CHUNKS_ASKED_MAX, IDS_PAGE, PeerLink, Puller, Tally
 
 __all__ = ["PeerSync", "Replication", "SyncReport"]
@@ -233,9 +244,7 @@ class Replication:
             is_last = i + 1 == len(commit.batches)
             if is_last or size + commit.batches[i + 1].size > _PUSH_BYTES_MAX:
                 admissions = list(commit.admissions) if part else []
-                push = Push(
-                    epoch=commit.epoch, after=after, upto=batch.upto, batches=part, admissions=admissions
-                )
+                push = Push(epoch=commit.epoch, after=after, upto=batch.upto, batches=part, admissions=admissions)
                 for peer in links.values():
                     self._push(peer, push, size)
                 part, after, size = [], batch.upto, 0
@@ -387,11 +396,11 @@ class Replication:
             await peer.puller.pull(theirs.epoch, position, theirs.high)
 
     async def _rounds(self, peer: _Peer) -> tuple[int, bool]:
-        """Rounds with one peer until fingerprints are equal or nothing changes any more; how many, and whether equal."""
+        """Rounds with one peer until fingerprints are equal or nothing changes; how many, and whether equal."""
         await self._store.quarantine()
         before: tuple[Any, ...] | None = None
         rounds, is_equal = 0, False
-        while rounds < _ROUNDS_MAX and not is_equal:
+        while rounds < _ROUNDS_MAX:
             rounds += 1
             state, full_at = self._store.state(), peer.full_at
             message = Sync(id=0, epoch=state.epoch, high=state.high, fingerprint=state.fingerprint)
@@ -400,6 +409,8 @@ class Replication:
                 raise RemoteProtocolError(f"{type(reply).__name__} is no answer to Sync")
             is_equal = await self._approach(peer, reply)
             now = (state, reply.epoch, reply.high, reply.fingerprint, self._store.state())
+            if is_equal and state.fingerprint == reply.fingerprint:
+                break  # and the peer knows it: had it become equal by this pull, its cursor would not move
             if now == before and peer.full_at == full_at:
                 break
             before = now
@@ -481,7 +492,9 @@ class Replication:
     # ------------------------------------------------------------------ waiting entries
 
     async def _promote_forever(self) -> None:
-        """Let entries that lie ahead of the clock take part when their time comes; clocks may be set, so look now and then."""
+        """Let entries that lie ahead of the clock take part when their time comes; clocks may be set, so look now and
+        then.
+        """
         while True:
             self._waiting_changed = trio.Event()
             due_s = self._store.next_due()

@@ -1,8 +1,8 @@
 """The tables of replicated data, and every query on them, so that a test can look at each one's plan.
 
-    entries     what this store holds: of each key the greatest entry that is due and the greatest that is not (formats.md, "Order").
-                `position` numbers what was applied, from 1, and is what cursors refer to. `path` is an audit path where the batch
-                was never whole here.
+    entries     what this store holds: of each key the greatest entry that is due and the greatest that is not
+                (formats.md, "Order"). `position` numbers what was applied, from 1, and is what cursors refer to.
+                `path` is an audit path, where the batch was never whole here.
     batches     signed heads of held entries; `leaves` are the ids of all entries of a batch that was whole here once
     admissions  of the authors of held batches
     cursors     up to where this node holds what another store numbered
@@ -11,8 +11,8 @@
     ledger      one row, written with every commit: where the store stands
     boots       one row, the last boot of this node
 
-64-bit unsigned numbers (hlc, epoch) are stored less 2^63, which keeps their order in SQLite's signed integers. Spaces are numbered; 1
-is "default".
+64-bit unsigned numbers (hlc, epoch) are stored less 2^63, which keeps their order in SQLite's signed integers. Spaces
+are numbered; 1 is "default".
 """
 
 from __future__ import annotations
@@ -25,31 +25,51 @@ from .batch import BatchHead
 from .blob import CHUNK, MANIFEST, BlobReference, Piece, Walk, manifest_hash, walk_untrusted
 from .entry import Entry
 
-__all__ = ["MANY", "QUERIES", "STEPS", "Row", "add_pieces", "drop_loose", "from_sql", "hold_blob", "insert_batch", "insert_entry", "release_blob", "rows_of", "to_sql", "walk"]
+__all__ = [
+    "MANY",
+    "QUERIES",
+    "STEPS",
+    "Row",
+    "add_pieces",
+    "drop_loose",
+    "from_sql",
+    "hold_blob",
+    "insert_batch",
+    "insert_entry",
+    "release_blob",
+    "rows_of",
+    "to_sql",
+    "walk",
+]
 
 _OFFSET = 1 << 63
 
 STEPS = (
     """
-    CREATE TABLE entries(position INTEGER PRIMARY KEY, space INTEGER NOT NULL, due INTEGER NOT NULL, hlc INTEGER NOT NULL,
+    CREATE TABLE entries(position INTEGER PRIMARY KEY, space INTEGER NOT NULL, due INTEGER NOT NULL, hlc INTEGER NOT
+    NULL,
         author BLOB NOT NULL, id BLOB NOT NULL, flags INTEGER NOT NULL, expiry INTEGER, size INTEGER NOT NULL,
         batch INTEGER NOT NULL, leaf INTEGER NOT NULL, key BLOB NOT NULL, path BLOB, body BLOB NOT NULL);
     CREATE UNIQUE INDEX entries_key ON entries(space, due, key);
     CREATE UNIQUE INDEX entries_id ON entries(id);
     CREATE INDEX entries_batch ON entries(batch);
     CREATE INDEX entries_waiting ON entries(hlc) WHERE due=0;
-    CREATE TABLE batches(batch INTEGER PRIMARY KEY, author BLOB NOT NULL, epoch INTEGER NOT NULL, number INTEGER NOT NULL,
+    CREATE TABLE batches(batch INTEGER PRIMARY KEY, author BLOB NOT NULL, epoch INTEGER NOT NULL, number INTEGER NOT
+    NULL,
         serial INTEGER NOT NULL, size INTEGER NOT NULL, body BLOB NOT NULL, signature BLOB NOT NULL, leaves BLOB);
     CREATE UNIQUE INDEX batches_number ON batches(author, epoch, number);
     CREATE TABLE admissions(author BLOB NOT NULL, serial INTEGER NOT NULL, body BLOB NOT NULL, signature BLOB NOT NULL,
         PRIMARY KEY(author, serial));
     CREATE TABLE cursors(node BLOB PRIMARY KEY, epoch INTEGER NOT NULL, position INTEGER NOT NULL);
-    CREATE TABLE chunks(chunk INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL, size INTEGER NOT NULL,
+    CREATE TABLE chunks(chunk INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, kind INTEGER NOT NULL, size INTEGER NOT
+    NULL,
         refs INTEGER NOT NULL);
     CREATE INDEX chunks_loose ON chunks(chunk) WHERE refs=0;
     CREATE TABLE chunk_data(chunk INTEGER PRIMARY KEY, data BLOB NOT NULL);
-    CREATE TABLE ledger(one INTEGER PRIMARY KEY CHECK(one=1), epoch INTEGER NOT NULL, high INTEGER NOT NULL, counter INTEGER NOT NULL,
-        hlc INTEGER NOT NULL, batches INTEGER NOT NULL, entries INTEGER NOT NULL, bytes INTEGER NOT NULL, tombstones INTEGER NOT NULL,
+    CREATE TABLE ledger(one INTEGER PRIMARY KEY CHECK(one=1), epoch INTEGER NOT NULL, high INTEGER NOT NULL, counter
+    INTEGER NOT NULL,
+        hlc INTEGER NOT NULL, batches INTEGER NOT NULL, entries INTEGER NOT NULL, bytes INTEGER NOT NULL, tombstones
+        INTEGER NOT NULL,
         frontier BLOB NOT NULL, fingerprint BLOB NOT NULL);
     CREATE TABLE boots(one INTEGER PRIMARY KEY CHECK(one=1), boot INTEGER NOT NULL);
     """,
@@ -81,7 +101,8 @@ QUERIES = {
     "loose": "SELECT chunk FROM chunks WHERE refs=0",
     "last_batch": "SELECT max(batch) FROM batches",
     "last_position": "SELECT max(position) FROM entries",
-    "ledger": "SELECT epoch, high, counter, hlc, batches, entries, bytes, tombstones, frontier, fingerprint FROM ledger WHERE one=1",
+    "ledger": "SELECT epoch, high, counter, hlc, batches, entries, bytes, tombstones, frontier, fingerprint"
+    " FROM ledger WHERE one=1",
 }
 
 
@@ -146,7 +167,17 @@ def insert_entry(
 
 def insert_batch(connection: apsw.Connection, batch: int, head: BatchHead, leaves: bytes | None) -> None:
     """Add a batch's head, with the ids of all its entries if they are known."""
-    values = (batch, head.author, head.epoch - _OFFSET, head.number, head.serial, head.size, head.body, head.signature, leaves)
+    values = (
+        batch,
+        head.author,
+        head.epoch - _OFFSET,
+        head.number,
+        head.serial,
+        head.size,
+        head.body,
+        head.signature,
+        leaves,
+    )
     connection.execute("INSERT INTO batches VALUES(?,?,?,?,?,?,?,?,?)", values)
 
 
@@ -189,7 +220,9 @@ def release_blob(connection: apsw.Connection, reference: BlobReference) -> None:
     """Count one reference less to every piece of a blob; the pieces that nobody refers to any more go."""
     hashes = _hashes(walk(connection, reference))
     connection.executemany("UPDATE chunks SET refs=refs-1 WHERE hash=?", hashes)
-    connection.executemany("DELETE FROM chunk_data WHERE chunk=(SELECT chunk FROM chunks WHERE hash=? AND refs<=0)", hashes)
+    connection.executemany(
+        "DELETE FROM chunk_data WHERE chunk=(SELECT chunk FROM chunks WHERE hash=? AND refs<=0)", hashes
+    )
     connection.executemany("DELETE FROM chunks WHERE hash=? AND refs<=0", hashes)
 
 

@@ -1,14 +1,16 @@
 """Believing batches that came from elsewhere: everything is checked before anything is stored.
 
-A batch is believed if its head is well formed, of this mesh and signed by its author; if the author had an admission with the serial that
-the head names, and that admission grants what each entry does; and if each entry leads to the signed root, all together or by
-its own audit path, with the author, epoch and counter that the head gives it. Through how many hands it came does not matter.
+A batch is believed if its head is well formed, of this mesh and signed by its author; if the author had an admission
+with the serial that the head names, and that admission grants what each entry does; and if each entry leads to the
+signed root, all together or by its own audit path, with the author, epoch and counter that the head gives it. Through
+how many hands it came does not matter.
 
-What this version does not understand (`parse_entry_untrusted`, `parse_head_untrusted`) is *refused*: left out and counted, without
-blame. Anything else that does not fit is the sender's fault, since a correct node would not have taken it either.
+What this version does not understand (`parse_entry_untrusted`, `parse_head_untrusted`) is *refused*: left out and
+counted, without blame. Anything else that does not fit is the sender's fault, since a correct node would not have taken
+it either.
 
-Heads whose signature was verified are remembered, so that one signature pays for all entries of a batch that
-arrive apart. Runs on the store's writing thread; the admissions are only read here.
+Heads whose signature was verified are remembered, so that one signature pays for all entries of a batch that arrive
+apart. Runs on the store's writing thread; the admissions are only read here.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class CheckedEntry:
 
 @attrs.frozen
 class CheckedBatch:
-    """A batch that was proved. `leaves` are the ids of all its entries if it came whole; `refused` entries were left out."""
+    """A batch that was proved. `leaves` are the ids of all its entries if it came whole; `refused` entries were left
+    out.
+    """
 
     head: BatchHead
     leaves: bytes | None

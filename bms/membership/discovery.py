@@ -1,10 +1,11 @@
 """First addresses: where a node that knows nobody looks for its mesh.
 
-Two means: the bootstrap nodes of the configuration, dialed until they answer and again whenever no link leads there; and, in
-`dev_mode`, a registry folder of this machine in which each running node keeps one file with its addresses.
+Two means: the bootstrap nodes of the configuration, dialed until they answer and again whenever no link leads there;
+and, in `dev_mode`, a registry folder of this machine in which each running node keeps one file with its addresses.
 
 A registry file is locked (flock) by the process that wrote it for as long as it runs, so a file that can be locked is
-left over from a killed node and is removed. What a registry says is only a place to dial: identity is proven on the link.
+left over from a killed node and is removed. What a registry says is only a place to dial: identity is proven on the
+link.
 """
 
 from __future__ import annotations

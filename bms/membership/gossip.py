@@ -1,8 +1,8 @@
 """Carries out what the view decides: dials members, tells linked nodes about new cards, and says goodbye.
 
-One loop drives the plain machine; each dial is a task of its own. Cards from peers are verified before the view sees them: a
-card speaks only for the node that signed it, whoever relays it. On a new link each side sends the cards it has, in
-messages of at most `_CARDS_PER_MESSAGE`.
+One loop drives the plain machine; each dial is a task of its own. Cards from peers are verified before the view sees
+them: a card speaks only for the node that signed it, whoever relays it. On a new link each side sends the cards it has,
+in messages of at most `_CARDS_PER_MESSAGE`.
 """
 
 from __future__ import annotations

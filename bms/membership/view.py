@@ -1,8 +1,8 @@
 """The view of the mesh that one node has: every member's card, and whether it is there. A plain machine.
 
 Events come in as methods with the time (`now`, monotonic seconds); what is to be done comes out as effects, in order;
-`deadline()` says when `tick` is due. Failure detection is by links: a mesh keeps one link between each two nodes, so a link
-that ends is the evidence.
+`deadline()` says when `tick` is due. Failure detection is by links: a mesh keeps one link between each two nodes, so a
+link that ends is the evidence.
 
     state     entered when                                         then
     suspect   a card was learned, not linked yet; a link ended     dialed at once, and again after 1, 2, 4 … s
@@ -11,11 +11,12 @@ that ends is the evidence.
               or nothing for `suspicion_timeout_s`                 a healed partition joins by itself
     left      its own record says so                               not dialed; a record of a newer boot revives it
 
-Records are ordered by (boot, incarnation), "left" winning a tie (SWIM §4.2: only the subject raises its incarnation). An older record never
-replaces a newer one, whatever the link says. To avoid both sides dialing at once the lower NodeId dials first and the higher one
-waits a moment.
+Records are ordered by (boot, incarnation), "left" winning a tie (SWIM §4.2: only the subject raises its incarnation).
+An older record never replaces a newer one, whatever the link says. To avoid both sides dialing at once the lower NodeId
+dials first and the higher one waits a moment.
 
-Absent: probing through others and suspicion by gossip (SWIM with Lifeguard), which take this machine's place with the same effects.
+Absent: probing through others and suspicion by gossip (SWIM with Lifeguard), which take this machine's place with the
+same effects.
 """
 
 from __future__ import annotations
@@ -143,6 +144,8 @@ class View:
         member.next_dial = None
         member.dial_wait_s = 0.0
         member.heard_at = now
+        if member.record.state == LEFT:
+            return effects  # it is on its way out
         return effects + self._become(member, NodeState.ALIVE, now)
 
     def link_down(self, node_id: NodeId, now: float) -> list[Effect]:

@@ -1,12 +1,13 @@
 """Carries messages over links: at most once, acknowledged, pushed back, retried on a new link.
 
-A direct message has an id (sender, the sender's boot, counter). It is retried with the same counter on a new link until it is acknowledged or
-its deadline passes; the receiver's window makes sure that it is delivered once. It is bound to the receiver's boot of
-the first try, because a restarted receiver has forgotten its window. "Busy" says for certain that it was not taken, so the next try has a new
-counter and old ones do not fall out of the window. A request is sent once: when its link breaks, its outcome is unknown.
+A direct message has an id (sender, the sender's boot, counter). It is retried with the same counter on a new link until
+it is acknowledged or its deadline passes; the receiver's window makes sure that it is delivered once. It is bound to
+the receiver's boot of the first try, because a restarted receiver has forgotten its window. "Busy" says for certain
+that it was not taken, so the next try has a new counter and old ones do not fall out of the window. A request is sent
+once: when its link breaks, its outcome is unknown.
 
-The receiver checks, in this order: the sender's grant for the topic, the boot, the window, room. The sender's grant is that of its admission as the link has
-proven it.
+The receiver checks, in this order: the sender's grant for the topic, the boot, the window, room. The sender's grant is
+that of its admission as the link has proven it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,19 @@ import trio
 from ..config import Config
 from ..counters import Counters
 from ..errors import (
-    DeliveryError, LimitError, LocalProtocolError, MeshError, RefusedError, RemoteError, UnreachableError,
+    DeliveryError,
+    LimitError,
+    LocalProtocolError,
+    MeshError,
+    RefusedError,
+    RemoteError,
+    UnreachableError,
 )  # fmt: skip
 from ..net.link import Handler, Link
 from ..security.records import Admission
 from ..security.trust import READ, WRITE, Trust
 from ..values import Message, NodeId
+from ..wire.fields import NAME_BYTES_MAX, TOPIC_BYTES_MAX, clip_text, is_topic
 from ..wire.messages import AnyMessage, Broadcast, Error, Note, Ok, Request, Response
 from .topics import Topics
 from .window import DeliveryWindow, Verdict
@@ -39,7 +47,7 @@ RequestHandler = Callable[[Message], Awaitable[bytes]]
 
 _BUSY_WAIT_S = 0.01
 _BUSY_WAIT_MAX_S = 0.25
-_TOPIC_BYTES_MAX = 255
+_ERROR_TEXT_BYTES = 1000
 
 
 @attrs.define
@@ -213,8 +221,11 @@ class Courier:
             raise LimitError(
                 f"the body has {len(body)} bytes; limits.body_bytes_max is {self._config.limits.body_bytes_max}"
             )
-        if len(topic.encode()) > _TOPIC_BYTES_MAX:
-            raise LimitError(f"a topic has at most {_TOPIC_BYTES_MAX} bytes")
+        if not is_topic(topic):
+            raise LocalProtocolError(
+                f"a topic is at most {TOPIC_BYTES_MAX} bytes of text without control characters and '*', "
+                f"not {topic[:80]!r}"
+            )
         if not (math.isfinite(deadline_s) and deadline_s >= 0):
             raise LocalProtocolError(f"a deadline is a number of seconds from 0, not {deadline_s!r}")
         if not self._trust.allows(self._admission, f"topic:{topic}", WRITE):
@@ -311,7 +322,8 @@ class Courier:
             # The program's handler failed: its caller is told, and other requests go on.
             self._counters.add("messaging.handler_errors")
             log.warning("the handler of topic %r failed for %s", request.topic, link.node_id.short, exc_info=True)
-            reply = Error(request.id, type(error).__name__[:100], str(error)[:1000])
+            text = clip_text(str(error), _ERROR_TEXT_BYTES)
+            reply = Error(request.id, clip_text(type(error).__name__, NAME_BYTES_MAX), text)
         finally:
             server.under_way -= 1
         try:

@@ -1,10 +1,12 @@
 """What waits for the program: one bounded queue a subscriber, and one a topic nobody has subscribed to yet.
 
-A direct message is taken only if every subscriber of its topic has room; otherwise its sender is told to try again, so a
-slow program pushes back. A broadcast never waits: a full subscriber loses it and finds a `Missed` in its place. Direct messages
-for a topic without a subscriber are held, bounded, for the first who comes; broadcasts for it are dropped.
+A direct message is taken only if every subscriber of its topic has room; otherwise its sender is told to try again, so
+a slow program pushes back. A broadcast never waits: a full subscriber loses it and finds a `Missed` in its place.
+Direct messages for a topic without a subscriber are held, bounded, for the first who comes; broadcasts for it are
+dropped.
 
-Each queue is bounded by `limits.inbox_messages_max` and `limits.inbox_bytes_max`, topics that hold something by `limits.topics_max`.
+Each queue is bounded by `limits.inbox_messages_max` and `limits.inbox_bytes_max`, topics that hold something by
+`limits.topics_max`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What was already delivered: a sliding window over one sender's counters, so that nothing is delivered twice.
 
-The receiver keeps the highest counter taken and a bit for each of the `WINDOW` below it (the anti-replay window of RFC 4303
-§3.4.3). A counter below the window might have been taken and is therefore never taken again. Counters may have gaps.
+The receiver keeps the highest counter taken and a bit for each of the `WINDOW` below it (the anti-replay window of RFC
+4303 §3.4.3). A counter below the window might have been taken and is therefore never taken again. Counters may have
+gaps.
 """
 
 from __future__ import annotations

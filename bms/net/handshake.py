@@ -6,11 +6,11 @@
     proof              ->
                        <-           welcome   (or close)
 
-TLS has checked that each certificate was issued under the mesh's roots. What remains, and is done here: the certificate has the
-profile of a node of this mesh; the peer's card holds an admission that the bundle's issuers signed; certificate, card and
-proof name one NodeId; and the proof, by the node's long-lived key, covers both leaf keys and both hellos, so it cannot be moved to another
-channel, replayed, reflected or downgraded. The dialer counts as joined only after welcome: a TLS 1.3 client hears of its
-rejection only when it reads.
+TLS has checked that each certificate was issued under the mesh's roots. What remains, and is done here: the certificate
+has the profile of a node of this mesh; the peer's card holds an admission that the bundle's issuers signed;
+certificate, card and proof name one NodeId; and the proof, by the node's long-lived key, covers both leaf keys and both
+hellos, so it cannot be moved to another channel, replayed, reflected or downgraded. The dialer counts as joined only
+after welcome: a TLS 1.3 client hears of its rejection only when it reads.
 
 Format: docs/reference/formats.md "Links". Until the end of the handshake frames are at most 16 KiB.
 """
@@ -31,16 +31,18 @@ from ..security.identity import Identity
 from ..security.records import Admission, NodeRecord
 from ..security.trust import Trust
 from ..values import Address, NodeId
+from ..wire.fields import clip_text
 from ..wire.framing import FrameReader, frame
 from ..wire.messages import AnyMessage, Close, CloseCode, Hello, Proof, Welcome, encode_message, parse_message_untrusted
 from .tls import Channel
 
-__all__ = ["DOMAIN", "DuplicateLinkError", "Introduction", "Peer", "VERSIONS", "close_error", "shake_hands"]
+__all__ = ["DOMAIN", "VERSIONS", "DuplicateLinkError", "Introduction", "Peer", "close_error", "shake_hands"]
 
 DOMAIN = "bms-link-v1"
 VERSIONS = (1, 1)
 _HANDSHAKE_FRAME_BYTES_MAX = 16 * 1024
 _NO_LEAF = bytes(32)
+_REASON_BYTES = 1000
 
 
 class DuplicateLinkError(UnreachableError):
@@ -132,7 +134,7 @@ def _check_hello_untrusted(
     version = min(hello.versions[1], VERSIONS[1])
     if version < max(hello.versions[0], VERSIONS[0]):
         raise RemoteProtocolError(
-            f"this node speaks versions {VERSIONS[0]} to {VERSIONS[1]}, the peer {hello.versions[0]} to {hello.versions[1]}",
+            f"no common version: {VERSIONS[0]} to {VERSIONS[1]} here, {hello.versions[0]} to {hello.versions[1]} there",
             code=CloseCode.NO_COMMON_VERSION,
         )
     admission, record = trust.check_card_untrusted(hello.card, now_ms)
@@ -161,19 +163,24 @@ async def shake_hands(
     seen_as: Address | None = None,
     decide: Callable[[Peer], None] = lambda peer: None,
 ) -> tuple[Peer, FrameReader, list[bytes]]:
-    """Prove both sides to each other. Returns the peer, and the reader with the payloads that came behind the handshake.
+    """Prove both sides to each other. Returns the peer, and the reader with the payloads that came behind the
+    handshake.
 
-    `dialed` says that this side dialed. A listener's `decide` may refuse a proven peer by raising RemoteProtocolError, whose
-    text and code the peer is told. Raises RefusedError, UnreachableError, DuplicateLinkError (the peer said no) or
-    RemoteProtocolError (we did; the peer has been told why). The caller sets the deadline and closes the channel.
+    `dialed` says that this side dialed. A listener's `decide` may refuse a proven peer by raising RemoteProtocolError,
+    whose text and code the peer is told. Raises RefusedError, UnreachableError, DuplicateLinkError (the peer said no)
+    or RemoteProtocolError (we did; the peer has been told why). The caller sets the deadline and closes the channel.
     """
     frames = _Frames(channel)
     mine = encode_message(
         Hello(
-            versions=list(VERSIONS), mesh_id=me.identity.mesh_id, nonce=token_bytes(32),
+            versions=list(VERSIONS),
+            mesh_id=me.identity.mesh_id,
+            nonce=token_bytes(32),
             card=[me.identity.admission.signed, me.record.signed, me.record.details],
-            frame_bytes_max=me.frame_bytes_max, time=now_ms, lane=0,
-        )  # fmt: skip
+            frame_bytes_max=me.frame_bytes_max,
+            time=now_ms,
+            lane=0,
+        )
     )
     try:
         if dialed:
@@ -216,6 +223,6 @@ async def _send_farewell(channel: Channel, error: RemoteProtocolError) -> None:
     """Tell the peer why, if that needs no long wait."""
     with trio.move_on_after(1):
         try:
-            await _send(channel, encode_message(Close(code=error.code, reason=str(error)[:1000])))
+            await _send(channel, encode_message(Close(code=error.code, reason=clip_text(str(error), _REASON_BYTES))))
         except MeshError:
             pass  # it is gone already, or has not read what came before

@@ -1,16 +1,18 @@
 """One link: a proven peer, frames both ways, requests matched with replies.
 
-One writer task owns waiting for the channel; nobody else ever waits on a send. What is queued goes out in one send, control
-and replies first, then messages and requests, then bulk; none starves. A request on a link with none under way is sent at once from
-its caller, and the replies to what one read brought go out in one send by the reader: sleeping and waking is what costs.
+One writer task owns waiting for the channel; nobody else ever waits on a send. What is queued goes out in one send,
+control and replies first, then messages and requests, then bulk; none starves. A request on a link with none under way
+is sent at once from its caller, and the replies to what one read brought go out in one send by the reader: sleeping and
+waking is what costs.
 
 The queue is bounded in bytes: `send_nowait` says False when it is full, `send` and `call` wait for room. Reading never
 waits for the application: handlers are plain functions that put work elsewhere.
 
-A link ends when its peer closes it, breaks the protocol, goes silent for `keepalive_timeout_s`, or when it is retired or closed
-here. Then every call under way raises DeliveryError: whether the peer acted on it is unknown.
+A link ends when its peer closes it, breaks the protocol, goes silent for `keepalive_timeout_s`, or when it is retired
+or closed here. Then every call under way raises DeliveryError: whether the peer acted on it is unknown.
 
-RTT is smoothed as in RFC 6298 from pings, which also measure the difference of the two wall clocks (NTP's way, RFC 5905 §8).
+RTT is smoothed as in RFC 6298 from pings, which also measure the difference of the two wall clocks (NTP's way, RFC 5905
+§8).
 """
 
 from __future__ import annotations
@@ -28,9 +30,22 @@ from ..config import Config
 from ..counters import Counters
 from ..errors import DeliveryError, LimitError, RemoteError, RemoteProtocolError, UnreachableError
 from ..values import NodeId
+from ..wire.fields import clip_text
 from ..wire.framing import FrameReader
 from ..wire.messages import (
-    AnyMessage, Chunks, Close, CloseCode, Entries, Error, Ids, Ok, Ping, Pong, Response, SyncState, frame_message,
+    AnyMessage,
+    Chunks,
+    Close,
+    CloseCode,
+    Entries,
+    Error,
+    Ids,
+    Ok,
+    Ping,
+    Pong,
+    Response,
+    SyncState,
+    frame_message,
     parse_message_untrusted,
 )  # fmt: skip
 from .handshake import Peer
@@ -46,6 +61,7 @@ _REPLIES = (Ok, Error, Response, SyncState, Ids, Entries, Chunks)
 _SEND_BYTES = 64 * 1024
 _RETIRE_S = 2.0
 _LINGER_S = 1.0
+_REASON_BYTES = 1000
 _PROGRESS_BYTES = 512
 _BULK_TYPES = range(32, 48)
 
@@ -71,6 +87,7 @@ class Link:
         self.boot = peer.boot
         self.dialed = dialed
         self.is_open = True
+        self.ended = trio.Event()
         self.reason = ""
         self.rtt_s: float | None = None
         self.rtt_variance_s = 0.0
@@ -92,6 +109,7 @@ class Link:
         self._wake = trio.Event()
         self._room = trio.Event()
         self._calls: dict[int, trio.lowlevel.Task] = {}
+        self._answered = trio.Event()
         self._last_id = 0
         self._farewell: Close | None = None
         self._last_words: bytes | None = None
@@ -121,8 +139,8 @@ class Link:
     async def call(self, message: AnyMessage, deadline_s: float | None = None) -> AnyMessage:
         """Send a request (its id is chosen here) and return the reply to it.
 
-        Raises UnreachableError (the link had ended: nothing was sent), DeliveryError (it ended, or `deadline_s` passed, before the reply),
-        RemoteError (the reply was an error).
+        Raises UnreachableError (the link had ended: nothing was sent), DeliveryError (it ended, or `deadline_s` passed,
+        before the reply), RemoteError (the reply was an error).
         """
         if deadline_s is not None:
             with trio.move_on_after(deadline_s):
@@ -134,7 +152,8 @@ class Link:
             raise UnreachableError(f"the link to {self.node_id.short} has ended: {self.reason}")
         self._last_id += 1
         request_id = self._last_id
-        self._enqueue(attrs.evolve(message, id=request_id))
+        numbered: AnyMessage = attrs.evolve(message, id=request_id)  # type: ignore[arg-type]  # not all messages have one
+        self._enqueue(numbered)
         self._calls[request_id] = trio.lowlevel.current_task()
         if len(self._calls) == 1 and not self._is_corked:
             self._flush_nowait()
@@ -159,9 +178,7 @@ class Link:
     def _enqueue(self, message: AnyMessage) -> None:
         data = frame_message(message)
         if len(data) - 4 > self.peer.frame_bytes_max:
-            raise LimitError(
-                f"a message of {len(data) - 4} bytes is larger than the frame the peer takes ({self.peer.frame_bytes_max})"
-            )
+            raise LimitError(f"a message of {len(data) - 4} bytes; the peer takes {self.peer.frame_bytes_max}")
         kind = message.TYPE
         lane = 2 if kind in _BULK_TYPES else 1 if 48 <= kind < 64 and kind != Response.TYPE else 0
         self._queues[lane].append(data)
@@ -249,10 +266,12 @@ class Link:
             return
         if isinstance(message, _REPLIES):
             task = self._calls.pop(message.id, None)
+            if not self._calls:
+                self._answered.set()
             if task is not None:  # otherwise its caller has given up
                 trio.lowlevel.reschedule(task, outcome.Value(message))
         elif isinstance(message, Ping):
-            self._enqueue(Pong(id=message.id, time=int(self._wall_time() * 1000)))
+            self.send_nowait(Pong(id=message.id, time=int(self._wall_time() * 1000)))
         elif isinstance(message, Pong):
             self._measure(message)
         elif isinstance(message, Close):
@@ -288,7 +307,8 @@ class Link:
             if silent_s > gossip.keepalive_timeout_s:
                 self.end(f"silent for {silent_s:.1f} s", CloseCode.SILENT)
                 return
-            if self._ping is not None and trio.current_time() - self._ping[1] > gossip.keepalive_timeout_s:
+            ping = self._ping
+            if ping is not None and trio.current_time() - ping[1] > gossip.keepalive_timeout_s:
                 self._ping = None  # answered late or never: measure anew
 
     # ------------------------------------------------------------------ ending
@@ -299,7 +319,7 @@ class Link:
             self.is_open = False
             self.reason = reason
             if code is not None:
-                self._farewell = Close(code=code, reason=reason[:1000])
+                self._farewell = Close(code=code, reason=clip_text(reason, _REASON_BYTES))
         self._scope.cancel()
 
     def abort(self, error: RemoteProtocolError) -> None:
@@ -314,14 +334,15 @@ class Link:
         if self.is_open:
             self.is_open = False
             self.reason = reason
-            self._last_words = frame_message(Close(code=code, reason=reason[:1000]))
+            self._last_words = frame_message(Close(code=code, reason=clip_text(reason, _REASON_BYTES)))
             self._wake.set()
 
     async def retire(self) -> None:
         """Let calls under way end for a moment, then finish: another link serves this peer now."""
+        self._answered = trio.Event()
         with trio.move_on_after(_RETIRE_S):
-            while self._calls and self.is_open:
-                await trio.sleep(_RETIRE_S / 20)
+            if self._calls:
+                await self._answered.wait()
         self.finish("another link to this node stays", CloseCode.DUPLICATE)
 
     async def run(self) -> None:

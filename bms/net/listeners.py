@@ -15,23 +15,23 @@ from ..errors import UnreachableError
 from ..values import Address
 from ..world import World
 
-__all__ = ["Listening", "serve_address"]
+__all__ = ["serve_address"]
 
 log = logging.getLogger("bms.net")
 
 _BACKLOG = 256
 
-Listening = trio.TaskStatus[Address]
-
 
 async def serve_address(
     address: Address,
-    serve: Callable[[trio.abc.Stream], Awaitable[None]],
+    serve: Callable[[trio.abc.Stream], Awaitable[object]],
     world: World,
+    nursery: trio.Nursery,
     *,
-    task_status: Listening = trio.TASK_STATUS_IGNORED,
+    task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Listen at `address` until cancelled, calling `serve` for each connection; `started` gets the bound address.
+    """Listen at `address` until cancelled, running `serve` in `nursery` for each connection; `started` gets the bound
+    address.
 
     Raises UnreachableError, with what to do, if the address cannot be bound.
     """
@@ -44,19 +44,5 @@ async def serve_address(
         ) from error
     bound = listeners[0][1]
     log.info("listening at %s", bound)
-
-    def started(value: object) -> None:
-        task_status.started(bound)
-
-    status = _Started(started)
-    await trio.serve_listeners(serve, [listener for listener, _ in listeners], task_status=status)
-
-
-class _Started:
-    """Turns serve_listeners' list of listeners into our bound address."""
-
-    def __init__(self, call: Callable[[object], None]) -> None:
-        self._call = call
-
-    def started(self, value: object = None) -> None:
-        self._call(value)
+    task_status.started(bound)
+    await trio.serve_listeners(serve, [listener for listener, _ in listeners], handler_nursery=nursery)

@@ -1,7 +1,7 @@
 """The links of one node: at most one that is used to each peer, dialed or accepted, within stated bounds.
 
-Decisions are plain and made at once (`_verdict`); tasks only carry them out. Which of two links to a peer stays, both sides
-decide alike:
+Decisions are plain and made at once (`_verdict`); tasks only carry them out. Which of two links to a peer stays, both
+sides decide alike:
 
     newer boot of the peer         the new link; the older boot is gone
     older boot of the peer         refused
@@ -9,9 +9,9 @@ decide alike:
     same boot, same side dialed    the new link; that side has given the old one up
     same boot, both sides dialed   the link dialed by the lower NodeId
 
-A link that loses is retired: calls under way on it may end. Bounds: `limits.handshakes_max` unfinished handshakes in all and a
-quarter of that from one host, so that a single host cannot fill them; `max_connections` links. What is beyond is closed at
-once and counted. A handshake has `limits.handshake_timeout_s` altogether, however slowly its bytes come.
+A link that loses is retired: calls under way on it may end. Bounds: `limits.handshakes_max` unfinished handshakes in
+all and a quarter of that from one host, so that a single host cannot fill them; `max_connections` links. What is beyond
+is closed at once and counted. A handshake has `limits.handshake_timeout_s` altogether, however slowly its bytes come.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from ..wire.messages import CloseCode
 from ..world import World
 from .handshake import DuplicateLinkError, Introduction, Peer, shake_hands
 from .link import Handler, Link
+from .listeners import serve_address
 from .tls import Channel, StreamChannel, make_contexts, open_channel
 
 __all__ = ["Pool"]
@@ -68,7 +69,9 @@ class Pool:
         self._on_up = on_up
         self._on_down = on_down
         self._nursery: trio.Nursery | None = None
+        """Where links are served: they outlive the listener that accepted them."""
         self._all: set[Link] = set()
+        self._emptied = trio.Event()
         self._handshakes: Counter[str] = Counter()
         self._is_draining = False
 
@@ -89,16 +92,29 @@ class Pool:
         """Use new limits and time-outs for links made from now on."""
         self._config = config
 
+    def refuse(self) -> None:
+        """Dial and accept nothing from now on."""
+        self._is_draining = True
+
     async def drain(self, deadline_s: float) -> None:
         """Let every link send what it has queued, say goodbye, and end; none is left after `deadline_s`."""
-        self._is_draining = True
+        self.refuse()
         for link in list(self._all):
             link.finish("this node leaves", CloseCode.GOING_AWAY)
         with trio.move_on_after(deadline_s):
-            while self._all:
-                await trio.sleep(0.01)
+            if self._all:
+                self._emptied = trio.Event()
+                await self._emptied.wait()
         for link in list(self._all):
             link.end("drained")
+
+    async def listen(
+        self, address: Address, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Listen at `address` until cancelled; links made meanwhile stay. `started` gets the bound address."""
+        if self._nursery is None:
+            raise UnreachableError("this node is not running")
+        await serve_address(address, self.serve, self._world, self._nursery, task_status=task_status)
 
     def link(self, node_id: NodeId) -> Link | None:
         """The open link to a node, or None."""
@@ -122,20 +138,26 @@ class Pool:
         try:
             link = await self._shake(stream, host, dialed=False, seen_as=_address_of(stream))
         except RemoteProtocolError as error:
+            if error.code == CloseCode.DUPLICATE:
+                return  # both sides dialed; that happens
             self._counters.add("net.handshakes_refused")
             log.warning("refused a connection from %s: %s", host or "a stream", error)
         except MeshError as error:
             self._counters.add("net.handshakes_failed")
             log.info("a connection from %s did not become a link: %s", host or "a stream", error)
         else:
-            await self._serve_link(link, self._register(link))
+            adopted = await self._adopt(link)
+            if adopted is not None:
+                try:
+                    await adopted.ended.wait()
+                finally:
+                    adopted.end("cancelled", CloseCode.GOING_AWAY)
 
-    async def _shake(
-        self, stream: trio.abc.Stream, host: str, *, dialed: bool, seen_as: Address | None = None
-    ) -> Link:
+    async def _shake(self, stream: trio.abc.Stream, host: str, *, dialed: bool, seen_as: Address | None = None) -> Link:
         """TLS and handshake under one deadline. Raises MeshError only; the stream is closed then."""
         channel: Channel | None = None
-        self._handshakes[host] += not dialed
+        if not dialed:
+            self._handshakes[host] += 1
         try:
             with trio.fail_after(self._config.limits.handshake_timeout_s):
                 if self._config.enable_encryption:
@@ -165,7 +187,10 @@ class Pool:
                 f"no handshake within {self._config.limits.handshake_timeout_s:g} s; is it a node of this mesh?"
             ) from None
         except ssl.SSLError as error:
-            raise RefusedError(f"TLS failed: {error.verify_message if isinstance(error, ssl.SSLCertVerificationError) else error.reason or error}") from error
+            is_verdict = isinstance(error, ssl.SSLCertVerificationError)
+            raise RefusedError(
+                f"TLS failed: {error.verify_message if is_verdict else error.reason or error}"
+            ) from error
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise UnreachableError(f"the connection broke during the handshake: {error}") from error
         finally:
@@ -216,6 +241,8 @@ class Pool:
         finally:
             link.end("cancelled", CloseCode.GOING_AWAY)
             self._all.discard(link)
+            if not self._all:
+                self._emptied.set()
             self._counters.add("net.bytes_sent", link.bytes_sent)
             self._counters.add("net.bytes_received", link.bytes_received)
             last = self.links.get(link.node_id) is link
@@ -223,14 +250,24 @@ class Pool:
                 del self.links[link.node_id]
             log.info("link with %s ended: %s", link.node_id.short, link.reason)
             self._on_down(link, last)
+            link.ended.set()
+
+    async def _adopt(self, link: Link) -> Link | None:
+        """Register a new link and serve it in the pool's nursery; None if this node stopped meanwhile."""
+        if self._nursery is None or self._is_draining:
+            link.end("this node stopped", CloseCode.GOING_AWAY)
+            await link.run()
+            return None
+        self._nursery.start_soon(self._serve_link, link, self._register(link))
+        return link
 
     # ------------------------------------------------------------------ dialing
 
     async def dial(self, address: Address, *, timeout_s: float | None = None) -> Link:
         """Connect to whoever answers at `address` and return the link.
 
-        Raises UnreachableError, RefusedError (either side's identity was refused), or RemoteProtocolError. Where a link to that node
-        exists already and stays, that one is returned.
+        Raises UnreachableError, RefusedError (either side's identity was refused), or RemoteProtocolError. Where a link
+        to that node exists already and stays, that one is returned.
         """
         if self._nursery is None or self._is_draining:
             raise UnreachableError("this node is not running")
@@ -249,12 +286,10 @@ class Pool:
             if error.code == CloseCode.DUPLICATE:
                 raise DuplicateLinkError(str(error)) from error
             raise
-        if self._nursery is None:  # stopped meanwhile
-            link.end("this node stopped", CloseCode.GOING_AWAY)
-            await link.run()
+        adopted = await self._adopt(link)
+        if adopted is None:
             raise UnreachableError("this node is not running")
-        self._nursery.start_soon(self._serve_link, link, self._register(link))
-        return link
+        return adopted
 
     async def dial_any(self, addresses: Iterable[Address]) -> tuple[Link | None, list[MeshError]]:
         """Try addresses one after another; the link, or None with what each said."""

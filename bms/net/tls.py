@@ -1,9 +1,9 @@
 """TLS 1.3 channels: what a link needs of an encrypted stream, and nothing else.
 
 `SocketChannel` drives a non-blocking `ssl.SSLSocket` and waits with `trio.lowlevel`, which costs less than half the CPU
-of `trio.SSLStream`; `StreamChannel` puts `trio.SSLStream` on any other stream. Both authenticate both sides by certificate
-(CERT_REQUIRED), speak TLS 1.3 only, issue no session tickets (a ticket would resume around a revocation) and refuse a
-peer that did not agree on the ALPN protocol (OpenSSL does not).
+of `trio.SSLStream`; `StreamChannel` puts `trio.SSLStream` on any other stream. Both authenticate both sides by
+certificate (CERT_REQUIRED), speak TLS 1.3 only, issue no session tickets (a ticket would resume around a revocation)
+and refuse a peer that did not agree on the ALPN protocol (OpenSSL does not).
 
 Rules of a channel:
 - One task receives, one task sends. `send_nowait` hands bytes over: either all of them are in the kernel (True), or the
@@ -39,7 +39,9 @@ _IMMEDIATE_READS_MAX = 16
 
 
 class Channel(Protocol):
-    """A stream for one link. `peer_certificate` is the DER that the peer has shown; None where there is no TLS underneath."""
+    """A stream for one link. `peer_certificate` is the DER that the peer has shown; None where there is no TLS
+    underneath.
+    """
 
     peer_certificate: bytes | None
 
@@ -104,7 +106,9 @@ def make_contexts(identity: Identity) -> TlsContexts:
 
 def _checked_certificate(alpn: str | None, certificate: bytes | None) -> bytes:
     if alpn != ALPN:
-        raise RemoteProtocolError(f"the peer does not speak {ALPN} (it offered {alpn or 'no protocol we know'})", code=5)
+        raise RemoteProtocolError(
+            f"the peer does not speak {ALPN} (it offered {alpn or 'no protocol we know'})", code=5
+        )
     if not certificate:
         raise RemoteProtocolError("the peer showed no certificate", code=2)
     return certificate
@@ -210,7 +214,9 @@ class SocketChannel:
 
 
 class StreamChannel:
-    """A channel over any Trio stream; without TLS if it is made directly (`enable_encryption = false`, in dev_mode alone)."""
+    """A channel over any Trio stream; without TLS if it is made directly (`enable_encryption = false`, in dev_mode
+    alone).
+    """
 
     def __init__(self, stream: trio.abc.Stream, transport: trio.abc.Stream) -> None:
         self._stream = stream
@@ -220,7 +226,9 @@ class StreamChannel:
 
     @classmethod
     async def open(cls, transport: trio.abc.Stream, contexts: TlsContexts, *, server_side: bool) -> StreamChannel:
-        """Shake hands on `transport`, which is closed if that fails: OSError, trio.BrokenResourceError or RemoteProtocolError."""
+        """Shake hands on `transport`, which is closed if that fails: OSError, trio.BrokenResourceError or
+        RemoteProtocolError.
+        """
         context = contexts.server if server_side else contexts.client
         stream = trio.SSLStream(transport, context, server_side=server_side, https_compatible=True)
         channel = cls(stream, transport)
@@ -256,7 +264,8 @@ class StreamChannel:
 async def open_channel(stream: trio.abc.Stream, contexts: TlsContexts, *, server_side: bool) -> Channel:
     """Put TLS on `stream` and own it from now on.
 
-    Raises OSError (ssl.SSLError among them), trio.BrokenResourceError or RemoteProtocolError; the stream is closed then.
+    Raises OSError (ssl.SSLError among them), trio.BrokenResourceError or RemoteProtocolError; the stream is closed
+    then.
     """
     if isinstance(stream, trio.SocketStream):
         return await SocketChannel.open(stream, contexts, server_side=server_side)

@@ -14,6 +14,8 @@ what stands before that begins it. Deliberately absent, for now: the deny list.
 
 from __future__ import annotations
 
+import threading
+
 from ..errors import RefusedError, RemoteProtocolError
 from ..values import NodeId
 from .bundle import Bundle
@@ -30,12 +32,13 @@ _REMEMBERED_MAX = 16_384
 
 
 class Trust:
-    """A bundle, applied. Not for several threads at once."""
+    """A bundle, applied. May be used from several threads."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self._verified: dict[bytes, Admission] = {}
         self._highest: dict[NodeId, Admission] = {}
+        self._remembering = threading.Lock()
 
     def __repr__(self) -> str:
         return f"Trust(mesh {self.bundle.mesh_id.hex()[:8]}, bundle {self.bundle.number})"
@@ -53,13 +56,17 @@ class Trust:
             raise _refuse("admission is by an issuer that does not count in this mesh")
         if issuer.until is not None and admission.serial > issuer.until:
             raise _refuse("admission is later than what counts of its issuer")
-        if len(self._verified) >= _REMEMBERED_MAX:
-            self._verified.clear()
-        self._verified[_key(signed)] = admission
-        known = self._highest.get(admission.node_id)
-        if known is None or known.serial < admission.serial:
-            self._highest[admission.node_id] = admission
+        self._remember(_key(signed), admission)
         return admission
+
+    def _remember(self, key: bytes, admission: Admission) -> None:
+        with self._remembering:
+            if len(self._verified) >= _REMEMBERED_MAX:
+                self._verified.clear()
+            self._verified[key] = admission
+            known = self._highest.get(admission.node_id)
+            if known is None or known.serial < admission.serial:
+                self._highest[admission.node_id] = admission
 
     def check_card_untrusted(self, card: object, now_ms: int | None = None) -> tuple[Admission, NodeRecord]:
         """A member and its record, from a card; otherwise RemoteProtocolError.

@@ -5,11 +5,12 @@
                                              participants add what the whole group needs (signatures, sums)
                                          COMMIT (fsync) ─> one wake-up hands all results back
 
-- The thread commits whenever it is free, whatever has queued; there is no timer. One writer pays one fsync, 256 share one.
+- The thread commits whenever it is free, whatever has queued; there is no timer. One writer pays one fsync, 256 share
+  one.
 - A result is handed back only after the fsync: what `write` has returned survives kill -9 and a power cut.
 - An operation that raises is undone alone, and its exception goes to its caller alone.
-- A commit that fails (disk full, I/O error) is undone as a whole: everybody in it gets `StoreError`, `failing` says why, and the
-  next group is simply tried; when there is room again, `failing` is None again.
+- A commit that fails (disk full, I/O error) is undone as a whole: everybody in it gets `StoreError`, `failing` says
+  why, and the next group is simply tried; when there is room again, `failing` is None again.
 - A cancelled `write` leaves the queue or not: the write may or may not happen, but never in part.
 - What a participant returns from `finish` runs on the Trio thread in the order of the commits, before the writers of
   that commit go on.
@@ -57,7 +58,9 @@ class Participant(Protocol):
         """A transaction starts."""
 
     def finish(self, connection: apsw.Connection) -> Callable[[], None] | None:
-        """All operations have run: write what belongs to the group; the return runs on the Trio thread once it is on disk."""
+        """All operations have run: write what belongs to the group; the return runs on the Trio thread once it is on
+        disk.
+        """
 
     def abandon(self) -> None:
         """The transaction since `begin` was undone: forget what it did."""
@@ -75,7 +78,8 @@ class _Job:
 
 
 class Database:
-    """One SQLite file (or memory, with path None). Create it, `prepare` tables, then `write` and `read`; `aclose` at the end.
+    """One SQLite file (or memory, with path None). Create it, `prepare` tables, then `write` and `read`; `aclose` at
+    the end.
 
     Raises `StoreError` (in use, unwritable, another program's) or `CorruptionError`; then nothing stays open.
     """
@@ -123,7 +127,9 @@ class Database:
     # ------------------------------------------------------------------ setting up
 
     def prepare(self, room: str, steps: Sequence[str]) -> None:
-        """Bring a room's tables up to date: `steps[i]` is the SQL that leads from version i to i + 1. Blocks; for `init`."""
+        """Bring a room's tables up to date: `steps[i]` is the SQL that leads from version i to i + 1. Blocks; for
+        `init`.
+        """
 
         def operation(connection: apsw.Connection) -> None:
             connection.execute("CREATE TABLE IF NOT EXISTS rooms(room TEXT PRIMARY KEY, version INTEGER NOT NULL)")
@@ -156,8 +162,9 @@ class Database:
     async def write(self, operation: Operation[T], size: int = 0) -> T:
         """Run `operation(connection)` on the writing thread and return its result once it is on disk.
 
-        `size` is about how many bytes it holds while it waits. Waits while the queue is full. Raises what the operation raised (then it
-        changed nothing), `StoreError` if the commit failed (then it changed nothing) or `ClosedError`. Cancelled, it may still happen.
+        `size` is about how many bytes it holds while it waits. Waits while the queue is full. Raises what the operation
+        raised (then it changed nothing), `StoreError` if the commit failed (then it changed nothing) or `ClosedError`.
+        Cancelled, it may still happen.
         """
         self._check_open()
         if not self._threads:
@@ -165,7 +172,9 @@ class Database:
             result = self.write_now(operation)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return result
-        while self._queued >= self._queue_operations_max or (self._queued and self._queued_bytes + size > self._queue_bytes_max):
+        while self._queued >= self._queue_operations_max or (
+            self._queued and self._queued_bytes + size > self._queue_bytes_max
+        ):
             event = trio.Event()
             self._room.append(event)
             await event.wait()
@@ -307,7 +316,9 @@ class Database:
             raise ClosedError("the store is closed")
 
     async def aclose(self) -> None:
-        """Finish every write that was accepted, then close and release the lock. Harmless twice; not interrupted by cancellation."""
+        """Finish every write that was accepted, then close and release the lock. Harmless twice; not interrupted by
+        cancellation.
+        """
         if self._is_closed:
             return
         self._is_closed = True

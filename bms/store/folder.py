@@ -1,12 +1,13 @@
 """The database file and its lock: made private, held by one process, looked at before it is trusted.
 
-Layout in the node's folder: `<file>` (SQLite), `<file>-wal` and `<file>-shm` (its write-ahead log) and `<file>.lock`, which holds the
-process id of whoever has the store open. The lock is flock(2)'s: it ends with the process, however that ends; the number in the
-file is only for the message.
+Layout in the node's folder: `<file>` (SQLite), `<file>-wal` and `<file>-shm` (its write-ahead log) and `<file>.lock`,
+which holds the process id of whoever has the store open. The lock is flock(2)'s: it ends with the process, however that
+ends; the number in the file is only for the message.
 
 What is checked when opening: that the file is a SQLite database and one of ours (`application_id`), and, up to
-`CHECK_BYTES_MAX`, that its pages hang together (`PRAGMA quick_check`). Larger files are only checked as their pages are read. Pages
-carry no checksums of their own: entries and chunks are content-addressed, so damage within a page shows when they are read.
+`CHECK_BYTES_MAX`, that its pages hang together (`PRAGMA quick_check`). Larger files are only checked as their pages are
+read. Pages carry no checksums of their own: entries and chunks are content-addressed, so damage within a page shows
+when they are read.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ class FolderLock:
             database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise StoreError(f"the store {database} cannot be opened: {error.strerror}: check the folder's owner and rights") from error
+            raise StoreError(
+                f"the store {database} cannot be opened: {error.strerror}: check the folder's owner and rights"
+            ) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._descriptor, 0)
@@ -45,7 +48,8 @@ class FolderLock:
             holder = os.pread(self._descriptor, 20, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._descriptor)
             raise StoreError(
-                f"the store {database} is in use by process {holder}: stop it, or give this node another persistence_path"
+                f"the store {database} is in use by process {holder}:"
+                " stop it, or give this node another persistence_path"
             ) from error
         except OSError as error:
             os.close(self._descriptor)
@@ -69,14 +73,18 @@ def store_error(error: apsw.Error, what: str) -> StoreError:
 
 
 def open_connection(path: Path, *, writer: bool) -> apsw.Connection:
-    """Open the file: WAL, every commit fsynced. The writer makes the file if need be and checks it; readers cannot change it."""
+    """Open the file: WAL, every commit fsynced. The writer makes the file if need be and checks it; readers cannot
+    change it.
+    """
     try:
         if writer and not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         flags = apsw.SQLITE_OPEN_READWRITE
         connection = apsw.Connection(str(path), flags=flags, statementcachesize=200)
     except OSError as error:
-        raise StoreError(f"the store {path} cannot be opened: {error.strerror}: check the folder's owner and rights") from error
+        raise StoreError(
+            f"the store {path} cannot be opened: {error.strerror}: check the folder's owner and rights"
+        ) from error
     except apsw.Error as error:
         raise store_error(error, f"the store {path} cannot be opened") from error
     try:
@@ -97,7 +105,9 @@ def open_connection(path: Path, *, writer: bool) -> apsw.Connection:
 
 def _check(connection: apsw.Connection, path: Path) -> None:
     owner = connection.execute("PRAGMA application_id").get
-    if owner not in (0, _APPLICATION_ID) or (owner == 0 and connection.execute("SELECT count(*) FROM sqlite_schema").get):
+    if owner not in (0, _APPLICATION_ID) or (
+        owner == 0 and connection.execute("SELECT count(*) FROM sqlite_schema").get
+    ):
         raise StoreError(f"{path} is the database of another program: give this node another persistence_path")
     if connection.execute("PRAGMA journal_mode=WAL").get != "wal":
         raise StoreError(f"the file system of {path} cannot hold a write-ahead log: use a local disk")

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
-from helpers import Party, make_authority, make_identity, make_record, open_party, until
 
 from bms.config import Config
 from bms.errors import DeliveryError, LimitError, RefusedError, RemoteError, RemoteProtocolError, UnreachableError
 from bms.net.link import Link
 from bms.values import Address
 from bms.wire.messages import Error, Note, Ok, Request, Response
+from helpers import Party, make_authority, make_identity, make_record, open_party, until
 
 
 def answer(link: Link, request: Request) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import trio
-from helpers import cluster, until
 
 import bms
+from helpers import cluster, until
 
 
 async def test_the_program_of_the_readme_runs() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 import pytest
 
-from bms.config import Config, GossipConfig, LimitsConfig, changes, home, load, parse_setting, reference, setting_fields
+from bms.config import Config, GossipConfig, LimitsConfig, changes, home, load, parse_setting, setting_fields
+from bms.config.reference import reference
 from bms.errors import ConfigError
 from bms.values import Address
 

@@ -12,9 +12,9 @@ import pytest
 from bms.clock import HybridClock
 from bms.data import fingerprint
 from bms.data.batch import Frontier, sign_head
+from bms.data.commits import Advance, Commit
 from bms.data.entries import Entries
 from bms.data.entry import make_entry
-from bms.data.ledger import Advance, Commit
 from bms.data.tables import QUERIES
 from bms.errors import CorruptionError, LimitError, LocalProtocolError, NotFoundError, RefusedError, RemoteProtocolError
 from bms.security.authority import Authority
@@ -69,11 +69,15 @@ class Node:
         applied = await other.entries.apply(self.batches(), [self.admission.signed])
         while applied.wanted:
             chunks = self.entries.chunks(applied.wanted, 10**9)
-            await other.entries.put_chunks([(h, c) for h, c in zip(applied.wanted, chunks, strict=True) if c is not None])
+            await other.entries.put_chunks(
+                [(h, c) for h, c in zip(applied.wanted, chunks, strict=True) if c is not None]
+            )
             applied = await other.entries.apply(self.batches(), [self.admission.signed])
         return applied
 
-    def batch(self, *made: Any, frontier: Frontier | None = None, serial: int | None = None, first: int = 1) -> list[Any]:
+    def batch(
+        self, *made: Any, frontier: Frontier | None = None, serial: int | None = None, first: int = 1
+    ) -> list[Any]:
         """A whole batch of these entries, signed by this node, outside of its store."""
         head = sign_head(
             self.key,
@@ -167,7 +171,14 @@ async def test_what_no_grant_allows_is_refused_to_oneself_too() -> None:
 
 async def test_scan_lists_a_range_in_order_with_sizes_and_no_values() -> None:
     node = Node()
-    for key, value in {b"a": b"", b"b/1": b"x", b"b/2": bytes(300_000), b"b/3": b"gone", b"b\xff": b"xyz", b"c": b"c"}.items():
+    for key, value in {
+        b"a": b"",
+        b"b/1": b"x",
+        b"b/2": bytes(300_000),
+        b"b/3": b"gone",
+        b"b\xff": b"xyz",
+        b"c": b"c",
+    }.items():
         await node.entries.put(key, value)
     await node.entries.put(b"b/3", None)
     assert [(info.key, info.size) for info in node.entries.scan(b"b/")] == [(b"b/1", 1), (b"b/2", 300_000)]
@@ -183,7 +194,10 @@ def test_no_query_reads_a_whole_table(name: str) -> None:
     node = Node()
     marks = QUERIES[name].count("?")
     plan = [row[3] for row in node.database.read("EXPLAIN QUERY PLAN " + QUERIES[name], [b"x"] * marks)]
-    allowed = {"loose": "SCAN chunks USING COVERING INDEX chunks_loose", "waiting": "SCAN entries USING COVERING INDEX entries_waiting"}
+    allowed = {
+        "loose": "SCAN chunks USING COVERING INDEX chunks_loose",
+        "waiting": "SCAN entries USING COVERING INDEX entries_waiting",
+    }
     for step in plan:
         assert step.startswith("SEARCH") or step == allowed.get(name), plan
 
@@ -518,7 +532,11 @@ async def test_pages_of_ids_cover_everything_once() -> None:
     assert len(seen) == len(set(seen)) == 20
     assert position == 25
     assert node.entries.missing([*seen, b"x" * 32, b"x" * 32]) == [b"x" * 32]
-    assert node.entries.ids_after(2**64 - 1, 5) == ([], 2**63 - 1, True) or node.entries.ids_after(25, 5) == ([], 25, True)
+    assert node.entries.ids_after(2**64 - 1, 5) == ([], 2**63 - 1, True) or node.entries.ids_after(25, 5) == (
+        [],
+        25,
+        True,
+    )
 
 
 async def test_parts_of_batches_travel_with_paths_through_any_number_of_hands() -> None:
@@ -635,7 +653,9 @@ async def test_a_damaged_chunk_is_never_returned_nor_sent_and_can_be_given_again
     await author.entries.put(b"k", value)
     await author.gives(reader)
     await reader.database.write(
-        lambda connection: connection.execute("UPDATE chunk_data SET data=zeroblob(length(data)) WHERE length(data)=262144")
+        lambda connection: connection.execute(
+            "UPDATE chunk_data SET data=zeroblob(length(data)) WHERE length(data)=262144"
+        )
     )
     with pytest.raises(CorruptionError):
         reader.entries.get(b"k")

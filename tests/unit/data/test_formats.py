@@ -10,8 +10,15 @@ import pytest
 
 from bms.data import blob, fingerprint
 from bms.data.batch import (
-    SIZE_MAX, Frontier, audit_path, check_signature_untrusted, parse_head_untrusted, path_root_untrusted, sign_head,
-    tree_levels, tree_root,
+    SIZE_MAX,
+    Frontier,
+    audit_path,
+    check_signature_untrusted,
+    parse_head_untrusted,
+    path_root_untrusted,
+    sign_head,
+    tree_levels,
+    tree_root,
 )  # fmt: skip
 from bms.data.entry import Entry, make_entry, parse_entry_untrusted, slot
 from bms.errors import RemoteProtocolError
@@ -47,7 +54,8 @@ def field(place: int, value: Any) -> Callable[[list[Any]], None]:
 @pytest.mark.parametrize(
     "change",
     [
-        field(1, b"short"), field(2, b""), field(2, b"k" * 1025), field(2, "text"), field(4, -1), field(4, True), field(4, 1),
+        field(1, b"short"), field(2, b""), field(2, b"k" * 1025), field(2, "text"), field(4, -1), field(4, True),
+        field(4, 1),
         field(4, 3), field(4, 5), field(5, b"x" * 4097), field(5, None), field(5, "text"), field(6, -1), field(6, 1.0),
         field(7, b""), field(9, 0), field(9, 2**63), field(10, 5), field(11, {}), field(12, []), field(12, None),
         lambda fields: fields.append(1), lambda fields: fields.pop(), lambda fields: fields.clear(),
@@ -67,7 +75,9 @@ def test_an_entry_of_a_newer_version_is_left_out_without_blame(change: Callable[
     assert parse_entry_untrusted(encode_fields(fields)) is None
 
 
-@pytest.mark.parametrize("field_", [[0, 4096, bytes(32)], [0, 5000, b""], [0, "5", bytes(32)], [0, 5000], [0, 2**63, bytes(32)]])
+@pytest.mark.parametrize(
+    "field_", [[0, 4096, bytes(32)], [0, 5000, b""], [0, "5", bytes(32)], [0, 5000], [0, 2**63, bytes(32)]]
+)
 def test_a_blob_reference_out_of_range_is_the_senders_fault(field_: list[Any]) -> None:
     fields = decode_body_untrusted(entry(blob.BlobReference(5000, bytes(32))).body)
     fields[5] = field_
@@ -144,7 +154,14 @@ def test_the_frontier_has_the_root_of_the_whole_history() -> None:
 
 
 def head(**changes: Any) -> Any:
-    fields: dict[str, Any] = {"mesh_id": MESH, "serial": 7, "epoch": 2**64 - 1, "frontier": Frontier(), "ids": IDS[:3], "first": 1}
+    fields: dict[str, Any] = {
+        "mesh_id": MESH,
+        "serial": 7,
+        "epoch": 2**64 - 1,
+        "frontier": Frontier(),
+        "ids": IDS[:3],
+        "first": 1,
+    }
     return sign_head(KEY, **{**fields, **changes})
 
 
@@ -170,7 +187,8 @@ def test_a_head_signed_by_another_key_is_refused() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        field(1, bytes(32)), field(2, b""), field(3, -1), field(3, 2**63), field(5, 0), field(6, None), field(8, 0), field(8, 65),
+        field(1, bytes(32)), field(2, b""), field(3, -1), field(3, 2**63), field(5, 0), field(6, None), field(8, 0),
+        field(8, 65),
         field(8, True), field(9, 0), field(10, 0), lambda fields: fields.append(0), lambda fields: fields.clear(),
     ],
 )  # fmt: skip
@@ -253,10 +271,15 @@ def test_lanes_are_added_and_subtracted_each_by_itself() -> None:
 
     left = right = fingerprint.EMPTY
     for id_ in IDS:
-        left, right = fingerprint.add(left, fingerprint.expand(id_)), fingerprint.subtract(right, fingerprint.expand(id_))
+        left, right = (
+            fingerprint.add(left, fingerprint.expand(id_)),
+            fingerprint.subtract(right, fingerprint.expand(id_)),
+        )
     assert lanes(left) == tuple(-lane % 65536 for lane in lanes(right))
     assert lanes(fingerprint.add(left, right)) == (0,) * 1024
-    assert lanes(left) == tuple(sum(column) % 65536 for column in zip(*(lanes(fingerprint.expand(i)) for i in IDS), strict=True))
+    assert lanes(left) == tuple(
+        sum(column) % 65536 for column in zip(*(lanes(fingerprint.expand(i)) for i in IDS), strict=True)
+    )
 
 
 def test_the_order_does_not_matter_and_an_id_leaves_by_subtraction() -> None:

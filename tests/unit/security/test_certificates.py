@@ -119,10 +119,10 @@ def test_a_leaf_that_is_built_has_the_profile(chain: Chain) -> None:
     for value, critical in PROFILE.values():
         found = certificate.extensions.get_extension_for_class(type(value))
         assert found.critical == critical
-        if isinstance(value, x509.ExtendedKeyUsage):
-            assert set(found.value) == set(value)
-        else:
+        if not isinstance(value, x509.ExtendedKeyUsage):
             assert found.value == value
+    extended = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage)
+    assert set(extended.value) == set(SERVER_AND_CLIENT)
     assert c.check_leaf_untrusted(chain.leaf(), MESH) == NODE
 
 
@@ -288,10 +288,36 @@ def test_bytes_behind_the_certificate_are_refused() -> None:
     assert "cannot be read" in refused(forge() + b"\x00")
 
 
-def test_a_negative_serial_number_is_refused() -> None:
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("serial", [b"\x00", b"\xf9"])
+def test_a_serial_number_that_is_not_positive_is_refused(serial: bytes) -> None:
     der = forge()
     at = der.index(b"\x02\x01\x07")  # INTEGER 7, the serial
-    assert "certificate:" in refused(der[:at] + b"\x02\x01\xf9" + der[at + 3 :])
+    assert "positive" in refused(der[:at] + b"\x02\x01" + serial + der[at + 3 :])
+
+
+def test_what_the_library_only_warns_of_is_refused_where_warnings_are_errors() -> None:
+    der = forge()
+    at = der.index(b"\x02\x01\x07")
+    assert "cannot be read" in refused(der[:at] + b"\x02\x01\xf9" + der[at + 3 :])
+
+
+def test_a_key_written_as_a_compressed_point_is_refused_since_its_spki_would_have_two_hashes() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    public, der = key.public_key(), forge(key=key)
+    info, x962 = serialization.PublicFormat.SubjectPublicKeyInfo, serialization.Encoding.X962
+    whole = public.public_bytes(serialization.Encoding.DER, info)
+    point = public.public_bytes(x962, serialization.PublicFormat.CompressedPoint)
+    algorithm = whole[2:23]
+    short = b"\x30" + bytes([len(algorithm) + 36]) + algorithm + b"\x03\x22\x00" + point
+    assert whole in der
+    changed = bytearray(der.replace(whole, short))
+    for at in (2, 6):  # the lengths of the certificate and of what is signed in it
+        length = int.from_bytes(changed[at : at + 2], "big") + len(short) - len(whole)
+        changed[at : at + 2] = length.to_bytes(2, "big")
+    loaded = x509.load_der_x509_certificate(bytes(changed)).public_key()
+    assert loaded == public
+    assert "uncompressed" in refused(bytes(changed))
 
 
 def test_what_is_far_too_large_is_not_even_parsed() -> None:
@@ -319,6 +345,16 @@ def test_a_root_is_no_issuer_and_an_issuer_is_no_root(chain: Chain) -> None:
         c.check_issuer_untrusted(chain.root)
     with pytest.raises(RemoteProtocolError, match="pathLen 0"):
         c.check_root_untrusted(chain.issuer)
+
+
+def test_a_root_that_another_key_signed_is_refused(chain: Chain) -> None:
+    public, name = chain.root_key.public_key(), x509.load_der_x509_certificate(chain.root).subject
+    builder = c._ca(name, name, public, public, None).serial_number(1)
+    start = datetime.fromtimestamp(NOW, UTC)
+    builder = builder.not_valid_before(start).not_valid_after(start + timedelta(days=1))
+    forged = builder.sign(chain.issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+    with pytest.raises(RemoteProtocolError, match="not signed by"):
+        c.check_root_untrusted(forged)
 
 
 def test_who_did_not_sign_is_not_the_issuer(chain: Chain) -> None:

@@ -1,7 +1,7 @@
 """A process killed with -9 at any step of making, completing, renewing or issuing leaves the old state or the new one.
 
-A child process performs the work and is killed by the kernel at the n-th time that it opens, creates, renames or removes
-something (audit hooks see those), for every n until one child comes through. What each leaves is judged here.
+A child process performs the work and is killed at the n-th time that it opens, creates, renames or removes something
+(audit hooks see those), for every n until one child comes through. What each leaves is judged here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import pytest
 import bms.config
 from bms.config import Config
 from bms.errors import ConfigError
-from bms.security.identity import Identity, load_identity_files, load_or_make_identity
+from bms.security.identity import Identity, issue_files, load_identity_files, load_or_make_identity
 
 NOW = 1_790_000_000.0
 LATER = NOW + 80 * 86_400
@@ -180,6 +180,10 @@ def test_a_cut_while_files_are_issued_leaves_none_or_all_three(cut: Callable[[st
         outcomes.add((place / "out").exists())
         if (place / "out").exists():
             assert present(place / "out") == set(NAMES)
-            assert load_identity_files(*(place / "out" / name for name in NAMES), NOW)
+            key, cert, trust = (place / "out" / name for name in NAMES)
+            assert load_identity_files(key, cert, trust, NOW)
+        else:
+            issue_files(place / "node", place / "out", node_name="x", token_bytes=os.urandom, wall_time=lambda: NOW)
+        assert leftovers(place) == []
         assert start(place).authority is not None
     assert outcomes == {True, False}

@@ -13,10 +13,12 @@ import pytest
 from bms.errors import ConfigError
 from bms.security import pem
 from bms.security.authority import Authority
-from bms.security.certificates import spki_sha256
+from bms.security.bundle import Bundle, State
+from bms.security.certificates import build_issuer, spki_sha256
 from bms.security.identity import Identity, load_identity_files
-from bms.security.keys import BoxKey, NodeKey
+from bms.security.keys import BoxKey, NodeKey, make_tls_key
 from bms.security.trust import Trust
+from bms.wire.codec import encode
 
 RandomFrom = Callable[[str], Callable[[int], bytes]]
 NOW = 1_790_000_000.0
@@ -244,6 +246,35 @@ def test_a_chain_with_another_issuer_is_refused(authority: Authority, issue: Iss
     mine, theirs = pem.load(alice.cert.read_bytes()), pem.load(issue(other).cert.read_bytes())
     alice.cert.write_bytes(b"".join(pem.dump(*block) for block in [mine[0], theirs[1], mine[2]]))
     refused(alice, "cert_path", "issuer")
+
+
+def test_a_chain_with_another_issuer_of_the_same_mesh_is_refused(authority: Authority, issue: Issue) -> None:
+    """TLS would not verify it, although the bundle knows both."""
+    first, root_key = authority.bundle, authority._root_key
+    assert root_key is not None
+    root, issuer = first.roots[0], first.issuers[0]
+    second_key = NodeKey.from_seed(b"2" * 32)
+    public = make_tls_key(lambda size: b"2" * size).public_key()
+    der = build_issuer(public, second_key.node_id.raw, root.certificate_der, root_key, now=NOW, random=b"r" * 20)
+    both = Bundle.sign(
+        root_key,
+        mesh_id=first.mesh_id,
+        number=2,
+        previous=first.sha256,
+        issued_at=1,
+        roots=[(root.certificate_der, root.state)],
+        issuers=[
+            (issuer.issuer_id, issuer.certificate_der, issuer.state, None),
+            (second_key.node_id.raw, der, State.ACTIVE, None),
+        ],
+    )
+    alice = issue(authority)
+    trusted = pem.dump(pem.CERTIFICATE, root.certificate_der) + pem.dump(pem.BUNDLE, encode(both.signed))
+    alice.trust.write_bytes(trusted)
+    assert alice.load().bundle == both
+    mine = pem.load(alice.cert.read_bytes())
+    alice.cert.write_bytes(b"".join(pem.dump(*block) for block in [mine[0], (pem.CERTIFICATE, der), mine[2]]))
+    refused(alice, "cert_path", "not that of the first one's issuer")
 
 
 def test_a_root_that_the_bundle_does_not_name_is_refused(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -41,9 +42,8 @@ class Machine:
 
     def issue(self, founder: str, out: str, **options: Any) -> Path:
         """What `bms identity issue` does on the founder."""
-        wall_time = lambda: self.now  # noqa: E731
-        given = {"node_name": "new", "token_bytes": os.urandom, "wall_time": wall_time} | options
-        issue_files(self.root / founder, self.root / out, **given)
+        given: dict[str, Any] = {"node_name": "new", "token_bytes": os.urandom, "wall_time": lambda: self.now}
+        issue_files(self.root / founder, self.root / out, **given | options)
         return self.root / out
 
     def files(self, name: str) -> dict[str, bytes]:
@@ -163,9 +163,8 @@ def test_a_stored_key_that_others_may_read_is_refused(machine: Machine) -> None:
 def test_issued_files_make_another_machine_a_member(machine: Machine, tmp_path: Path) -> None:
     founder = machine.start("founder", found_mesh=True)
     folder = machine.issue("founder", "usb-stick", role="sensor", grants=[("topic:*", 3)], days=7)
-    assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == {
-        name: 0o600 for name in ("key.pem", "cert.pem", "trust.pem")
-    }
+    assert sorted(path.name for path in folder.iterdir()) == ["cert.pem", "key.pem", "trust.pem"]
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
     elsewhere = Machine(tmp_path / "elsewhere")
     identity = elsewhere.start("node", **carried(folder))
     assert identity.mesh_id == founder.mesh_id
@@ -320,6 +319,36 @@ def test_processes_that_start_at_once_agree_on_the_dev_authority_and_on_a_shared
     nodes = [node for _, node in answers]
     assert nodes[2] == nodes[3]
     assert len(set(nodes)) == 3
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody holds that lock file."""
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def test_authorities_and_identities_are_made_under_their_locks_alone(machine: Machine) -> None:
+    node, dev = machine.root / "node/identity.lock", machine.home / "default/dev-authority.lock"
+    seen = []
+
+    def token_bytes(size: int) -> bytes:
+        seen.append((is_held(node), is_held(dev)))
+        return os.urandom(size)
+
+    config = Config(dev_mode=True)
+    load_or_make_identity(
+        config, machine.root / "node", home=machine.home, token_bytes=token_bytes, wall_time=lambda: NOW
+    )
+    assert set(seen) == {(True, True), (True, False)}  # the authority is made first, then this node's identity
+    assert sorted(seen, reverse=True) == seen
+    assert not is_held(node)
+    assert not is_held(dev)
 
 
 # --- renewal

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import cbor2
@@ -179,7 +180,7 @@ WRONG_ADMISSIONS: list[tuple[str, object]] = [
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG_ADMISSIONS)
-def test_a_field_of_an_admission_out_of_bounds_is_refused(field: str, value: object) -> None:
+def test_a_field_of_an_admission_out_of_bounds_is_refused(field: str, value: Any) -> None:
     with pytest.raises(RemoteProtocolError):
         parse_admission(**{field: value})
 
@@ -197,7 +198,7 @@ def test_a_field_of_an_admission_out_of_bounds_is_refused(field: str, value: obj
         ("extra", {64: "later", 2**64 - 1: {}}),
     ],
 )
-def test_a_field_of_an_admission_at_its_bound_is_taken(field: str, value: object) -> None:
+def test_a_field_of_an_admission_at_its_bound_is_taken(field: str, value: Any) -> None:
     assert parse_admission(**{field: value}).signed
 
 
@@ -320,7 +321,7 @@ def test_what_are_no_details_is_refused(details: object) -> None:
         ("extra", None),
     ],
 )
-def test_a_field_of_a_record_out_of_bounds_is_refused(field: str, value: object) -> None:
+def test_a_field_of_a_record_out_of_bounds_is_refused(field: str, value: Any) -> None:
     with pytest.raises(RemoteProtocolError):
         parse_record(**{field: value})
 
@@ -368,7 +369,7 @@ def test_a_field_of_a_record_out_of_bounds_is_refused(field: str, value: object)
         ("extra", {64: bytes(4096)}),
     ],
 )
-def test_a_field_of_the_details_out_of_bounds_is_refused(field: str, value: object) -> None:
+def test_a_field_of_the_details_out_of_bounds_is_refused(field: str, value: Any) -> None:
     with pytest.raises(RemoteProtocolError):
         parse_details(**{field: value})
 
@@ -387,7 +388,7 @@ def test_a_field_of_the_details_out_of_bounds_is_refused(field: str, value: obje
         ("extra", {64: 1}),
     ],
 )
-def test_a_field_of_the_details_at_its_bound_is_taken(field: str, value: object) -> None:
+def test_a_field_of_the_details_at_its_bound_is_taken(field: str, value: Any) -> None:
     assert parse_details(**{field: value}).details
 
 
@@ -407,7 +408,7 @@ def test_records_are_ordered_by_boot_then_incarnation_then_left_then_hash() -> N
         parse_record(boot=2, incarnation=1),
         parse_record(boot=2, incarnation=1, state=1),
     ]
-    assert sorted(rising[::-1], key=lambda record: record.order) == rising
+    assert all(older.order < newer.order for older, newer in itertools.pairwise(rising))
     one, two = parse_record(time=1), parse_record(time=2)
     assert (one.order > two.order) == (blake3(one.body).digest() > blake3(two.body).digest())
     assert one.order != two.order
@@ -426,7 +427,8 @@ def test_one_signs_no_record_that_readers_would_refuse() -> None:
         "time": 1,
     }
     assert NodeRecord.sign(ALICE, **wanted).node_id == ALICE.node_id
-    for changed in ({"tags": {"a": "b\n"}}, {"box_keys": []}, {"boot": True}, {"name": "\ud800"}, {"versions": (2, 1)}):
+    wrong: list[dict[str, Any]] = [{"tags": {"a": "b\n"}}, {"box_keys": []}, {"boot": True}, {"name": "\ud800"}]
+    for changed in [*wrong, {"versions": (2, 1)}]:
         with pytest.raises(LocalProtocolError):
             NodeRecord.sign(ALICE, **wanted | changed)
 

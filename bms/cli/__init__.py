@@ -1,0 +1,33 @@
+"""The command `bms`: a node for people who want one without writing a program, and a hand on those that run here.
+
+    program     the commands by name, each loaded when it is used; how the process ends
+    local       which of this machine's nodes is meant
+    output      tables, JSON, what is printable
+    up, nodes, data, messages, settings, identity, demo     the commands
+
+Loading this module costs nothing: `bms --help` reads click and the table of commands alone. Until a command has been
+loaded an interrupt simply ends the process, as it does any program that handles none: no import is left with a
+traceback. Commands that have something to clean up take signals themselves.
+
+    exit status    meaning
+    0              done; `bms up` was asked to end
+    1              failed: one line on standard error says why and what to do
+    2              the command line could not be understood
+    3              not reachable: no such node runs here, or the node could not reach another
+    130            interrupted
+"""
+
+from __future__ import annotations
+
+import signal
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line of this process and end it."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from .program import run
+
+    run()

@@ -1,0 +1,145 @@
+"""Which of the nodes on this machine a command means, and a connection to it.
+
+    home/MESH/NODE/control.sock       where nodes are looked for; home is --home, BMS_HOME or the user's data folder
+
+`--node` is the name of a node or of its folder, a NodeId or the beginning of one, or the path of a folder elsewhere.
+If exactly one node that fits answers, it is taken; otherwise the error lists those that do. A node that does not
+answer within `ANSWER_S` counts as not running.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import click
+import trio
+
+from ..config import home as default_home
+from ..control import SOCKET_NAME, ControlClient, Status, open_control
+from ..errors import MeshError, NotFoundError, UnreachableError
+from ..values import Node, NodeState
+
+__all__ = ["ANSWER_S", "Choice", "local_node", "open_local", "resolve"]
+
+ANSWER_S = 2.0
+_PREFIX_MIN = 4
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@attrs.frozen
+class Choice:
+    """What `--home`, `--mesh` and `--node` said."""
+
+    home: Path
+    mesh: str | None
+    node: str | None
+
+    def sockets(self) -> list[Path]:
+        """Where nodes that fit may be answering, whether they do or not."""
+        if self.node is not None and (os.sep in self.node or self.node in (".", "..")):
+            return [Path(self.node) / SOCKET_NAME]
+        found = []
+        for mesh in _folders(self.home):
+            if self.mesh is None or mesh.name == self.mesh:
+                found += [node / SOCKET_NAME for node in _folders(mesh) if (node / SOCKET_NAME).is_socket()]
+        return found
+
+    def __str__(self) -> str:
+        named = [f"{name} {value!r}" for name, value in (("mesh", self.mesh), ("node", self.node)) if value is not None]
+        return " ".join([*named, "under", str(self.home)])
+
+
+def local_node(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a command of an async function whose first argument is the `ControlClient` of the node that is meant."""
+
+    @click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of all nodes [BMS_HOME].")
+    @click.option("--mesh", metavar="NAME", help="Which mesh, where nodes of several run here.")
+    @click.option("--node", metavar="NODE", help="Which node of this machine: name, id, or folder.")
+    @functools.wraps(function)
+    def command(home: Path | None, mesh: str | None, node: str | None, **arguments: Any) -> None:
+        choice = Choice(home or default_home(), mesh, node)
+
+        async def act() -> None:
+            async with open_local(choice) as client:
+                await function(client, **arguments)
+
+        trio.run(act)
+
+    return command
+
+
+def _folders(place: Path) -> list[Path]:
+    try:
+        return sorted(path for path in place.iterdir() if path.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise click.UsageError(f"{place} cannot be read: {error.strerror}") from error
+
+
+async def _answering(sockets: Iterable[Path]) -> list[tuple[Path, Status]]:
+    found: list[tuple[Path, Status]] = []
+
+    async def ask(path: Path) -> None:
+        with trio.move_on_after(ANSWER_S):
+            try:
+                async with open_control(path) as client:
+                    found.append((path, await client.status()))
+            except MeshError:
+                pass  # a dead process's socket, one that is just ending, or another user's
+
+    async with trio.open_nursery() as nursery:
+        for path in sockets:
+            nursery.start_soon(ask, path)
+    return sorted(found, key=lambda pair: pair[0])
+
+
+def _fits(path: Path, status: Status, node: str | None) -> bool:
+    if node is None or os.sep in node or node in (".", ".."):
+        return True
+    return node in (path.parent.name, status.name) or (len(node) >= _PREFIX_MIN and status.node_id.startswith(node))
+
+
+def _listed(found: list[tuple[Path, Status]]) -> str:
+    return ", ".join(f"{status.mesh_name}/{path.parent.name} ({status.node_id[:8]})" for path, status in found)
+
+
+@asynccontextmanager
+async def open_local(choice: Choice) -> AsyncIterator[ControlClient]:
+    """A connection to the one node that fits; UnreachableError if there is none, a usage error if there are several."""
+    found = await _answering(choice.sockets())
+    fitting = [(path, status) for path, status in found if _fits(path, status, choice.node)]
+    if not fitting and found:
+        raise UnreachableError(f"no {choice} is running; these are: {_listed(found)}")
+    if not fitting:
+        raise UnreachableError(f"no node is running ({choice}): start one with `bms up`")
+    if len(fitting) > 1:
+        raise click.UsageError(f"several nodes fit; choose one with --node (and --mesh): {_listed(fitting)}")
+    async with open_control(fitting[0][0]) as client:
+        yield client
+
+
+def resolve(nodes: list[Node], text: str) -> Node:
+    """The node that `text` means: a NodeId, the beginning of one, or a name; the present ones go first.
+
+    NotFoundError if there is none, a usage error if there are several.
+    """
+    found = [node for node in nodes if node.node_id == text]
+    if not found:
+        is_prefix = len(text) >= _PREFIX_MIN
+        found = [node for node in nodes if node.name == text or (is_prefix and node.node_id.startswith(text))]
+    present = [node for node in found if node.state in (NodeState.ALIVE, NodeState.SUSPECT)]
+    found = present or found
+    if not found:
+        raise NotFoundError(f"no node {text!r} is known; `bms nodes` lists them")
+    if len(found) > 1:
+        listed = ", ".join(f"{node.name} ({node.node_id[:8]})" for node in found)
+        raise click.UsageError(f"{text!r} fits several nodes: {listed}; give more of the id")
+    return found[0]

@@ -1,0 +1,181 @@
+"""`bms up`: one node in the foreground, until it is asked to end.
+
+    event                               what happens
+    SIGTERM, SIGINT, `bms drain`        drains, leaves the mesh, exits 0
+    end of standard input               the same, with the hidden option --exit-with-stdin
+    a second signal                     ends at once, by the signal
+    it cannot be made or bound          one line says why; exits 1
+
+Standard output carries one line, once the node serves: `ready NODE_ID ADDRESS`, or JSON. The log goes to standard
+error.
+
+Its defaults differ from the library's where a program of its own wants others: it listens on every interface at port
+7800 (with --dev: on loopback, at a free port), and founds a mesh where nothing says how to get into one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+
+from ..config import Config, home, load
+from ..control import SOCKET_NAME, serve_control
+from ..errors import UnreachableError
+from ..log import configure
+from ..mesh import Mesh, open_mesh
+from .output import json_option
+from .program import Failed
+from .settings import overrides, set_option
+
+__all__ = ["up"]
+
+PORT = 7800
+_READ_BYTES = 1 << 12
+
+
+class _Ending:
+    """Whether the process was asked to end, and what to do about it at this stage."""
+
+    def __init__(self) -> None:
+        self.asked = trio.Event()
+        self.starting = trio.CancelScope()
+        self.is_serving = False
+
+    def ask(self) -> None:
+        """End: by draining, or by giving up if the node is not serving yet."""
+        self.asked.set()
+        if not self.is_serving:
+            self.starting.cancel()
+
+    async def on_signal(self, signals: AsyncIterator[int]) -> None:
+        """Wait for the first; the next one then ends the process by itself."""
+        async for _ in signals:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            self.ask()
+
+    async def on_end_of_input(self) -> None:
+        """Wait until whoever started this process closes its end of our standard input, or is gone."""
+        while await trio.to_thread.run_sync(os.read, 0, _READ_BYTES, abandon_on_cancel=True):
+            pass
+        self.ask()
+
+
+async def _serve(config: Config, form: str, *, exit_with_stdin: bool) -> None:
+    ending = _Ending()
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ending.on_signal, signals)
+            if exit_with_stdin:
+                nursery.start_soon(ending.on_end_of_input)
+            with ending.starting:
+                async with open_mesh(config) as mesh, trio.open_nursery() as control:
+                    path = _folder(mesh) / SOCKET_NAME
+                    await control.start(_serve_control, mesh, path, ending)
+                    ending.is_serving = True
+                    _announce(mesh, path, form)
+                    await ending.asked.wait()
+                    await mesh.stop()  # commands are answered until it has
+                    control.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
+
+
+async def _serve_control(mesh: Mesh, path: Path, ending: _Ending, *, task_status: trio.TaskStatus[None]) -> None:
+    await serve_control(mesh, path, on_stop=ending.ask, task_status=task_status)
+
+
+def _folder(mesh: Mesh) -> Path:
+    return mesh.folder or home() / mesh.config.mesh_name / mesh.config.node_name
+
+
+def _announce(mesh: Mesh, path: Path, form: str) -> None:
+    if form == "table":
+        click.echo(f"ready {mesh.node_id} {mesh.address}")
+        return
+    fields = {
+        "ready": True,
+        "node_id": mesh.node_id,
+        "address": str(mesh.address),
+        "name": mesh.config.node_name,
+        "mesh_name": mesh.config.mesh_name,
+        "mesh_id": mesh.mesh_id,
+        "folder": str(path.parent),
+        "pid": os.getpid(),
+    }
+    click.echo(json.dumps(fields))
+
+
+def _config(file: Path | None, given: dict[str, Any]) -> Config:
+    """The settings in force, with the program's own defaults where no source says otherwise."""
+    everywhere = f"[::]:{PORT}" if socket.has_dualstack_ipv6() else f"0.0.0.0:{PORT}"
+    config = load(file, os.environ, given, {"listen_address": everywhere})
+    if config.dev_mode:
+        return load(file, os.environ, given, {"listen_address": "127.0.0.1:0"})
+    knows_a_way_in = config.cert_path is not None or config.bootstrap_nodes
+    return load(file, os.environ, given, {"listen_address": everywhere, "found_mesh": not knows_a_way_in})
+
+
+@click.command()
+@click.option("--config", "file", type=click.Path(dir_okay=False, path_type=Path), help="A TOML file of settings.")
+@click.option("--listen", metavar="ADDRESS", help="Where to listen, host:port [[::]:7800, with --dev 127.0.0.1:0].")
+@click.option("--mesh", metavar="NAME", help="The mesh's name on this machine.")
+@click.option("--name", metavar="NAME", help="The node's name.")
+@click.option("--bootstrap", multiple=True, metavar="ADDRESS", help="A node to dial first; may be repeated.")
+@click.option("--dev", is_flag=True, help="Trust every process of yours on this machine; for trying things out.")
+@click.option(
+    "--identity", type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder with key.pem, cert.pem and trust.pem, as `bms identity issue` makes it.",
+)  # fmt: skip
+@click.option("--found/--no-found", default=None, help="Found a mesh if none is known here, or never do.")
+@click.option("--persistence-path", type=click.Path(file_okay=False, path_type=Path), help="The node's folder.")
+@click.option(
+    "--home", "home_folder", type=click.Path(file_okay=False, path_type=Path), help="Folder of all nodes [BMS_HOME]."
+)
+@set_option
+@json_option
+@click.option("--exit-with-stdin", is_flag=True, hidden=True, help="End when standard input is closed.")
+def up(
+    file: Path | None,
+    home_folder: Path | None,
+    pairs: tuple[str, ...],
+    form: str,
+    exit_with_stdin: bool,
+    **options: Any,
+) -> None:
+    """Run a node in the foreground.
+
+    Prints one line when it serves. SIGTERM, SIGINT and `bms drain` let it finish and leave the mesh; a second signal
+    ends it at once.
+    """
+    if home_folder is not None:
+        os.environ["BMS_HOME"] = str(home_folder)
+    config = _config(file, _given(options) | overrides(pairs))
+    configure(config.log.level, config.log.format)
+    try:
+        trio.run(lambda: _serve(config, form, exit_with_stdin=exit_with_stdin))
+    except* UnreachableError as group:
+        raise Failed(str(group.exceptions[0])) from None  # its own address, not another node
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """The settings that options name."""
+    identity = options["identity"]
+    settings = {
+        "listen_address": options["listen"],
+        "mesh_name": options["mesh"],
+        "node_name": options["name"],
+        "bootstrap_nodes": options["bootstrap"] or None,
+        "dev_mode": options["dev"] or None,
+        "found_mesh": options["found"],
+        "persistence_path": options["persistence_path"],
+        **({f"{name}_path": identity / f"{name}.pem" for name in ("key", "cert", "trust")} if identity else {}),
+    }
+    return {name: value for name, value in settings.items() if value is not None}

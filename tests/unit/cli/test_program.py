@@ -1,0 +1,73 @@
+"""The table of commands, what a start costs, and that the reference page leaves nothing out."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from bms.cli.program import COMMANDS, root
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_says_what_the_commands_help_says(name: str) -> None:
+    command = root.get_command(click.Context(root), name)
+    assert command is not None
+    assert command.name == name
+    assert (command.help or "").split("\n")[0] == COMMANDS[name][1]
+
+
+def test_a_mistyped_command_is_met_with_a_guess() -> None:
+    result = CliRunner().invoke(root, ["nodez"])
+    assert result.exit_code == 2
+    assert "'nodes'" in result.output
+
+
+def test_help_names_every_command_without_loading_it() -> None:
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); sys.argv[1:] = ['--help']\n"
+        "import bms; before = set(sys.modules)\n"
+        "from bms.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    assert ended.code == 0\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "assert not new & {'rich', 'trio', 'cryptography', 'apsw', 'cbor2', 'attr', 'logging'}, new\n"
+        "assert not {name for name in sys.modules if name.startswith('bms.cli.')} - {'bms.cli.program'}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, str(ROOT)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name, (_, text) in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(text)}$", done.stdout, re.MULTILINE), name
+
+
+def _programs(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    yield path, command
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            inner = command.get_command(context, name)
+            assert inner is not None
+            yield from _programs(inner, f"{path} {name}")
+
+
+def test_the_reference_page_has_every_command_with_each_of_its_options() -> None:
+    page = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## `(bms[a-z ]*)`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
+    common = set(re.findall(r"`(--?[a-z-]+)", page.partition("\n## `bms")[0]))
+    for path, command in _programs(root, "bms"):
+        if isinstance(command, click.Group):
+            continue
+        assert path in sections, f"{path} has no section"
+        documented = common | set(re.findall(r"`(--?[a-z-]+)", sections[path]))
+        options = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
+        assert not [option.opts for option in options if not documented & set(option.opts)], path
+    assert set(sections) <= {path for path, _ in _programs(root, "bms")}

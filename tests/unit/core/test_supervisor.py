@@ -1,0 +1,98 @@
+"""The supervisor: start order, crashes that are restarted, stops that leave nothing."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import trio
+import trio.testing
+
+from bms.counters import Counters
+from bms.supervisor import BACKOFF_MAX_S, BACKOFF_S, Supervisor
+
+
+class Worker:
+    """A subsystem that notes what happens to it, and crashes when told to."""
+
+    def __init__(self, name: str, notes: list[str], crashes: int = 0, lives_s: float = 0.0) -> None:
+        self.name = name
+        self.notes = notes
+        self.crashes = crashes
+        self.lives_s = lives_s
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        self.notes.append(f"{self.name} starts")
+        task_status.started()
+        try:
+            if self.crashes:
+                self.crashes -= 1
+                await trio.sleep(self.lives_s)
+                raise ValueError("broken")
+            await trio.sleep_forever()
+        finally:
+            self.notes.append(f"{self.name} ends")
+
+
+class Refuser:
+    name = "refuser"
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        raise OSError("no")
+
+
+async def test_subsystems_start_in_order_and_stop_in_reverse() -> None:
+    notes: list[str] = []
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor(nursery, Counters())
+        for name in "abc":
+            await supervisor.start(Worker(name, notes))
+        assert {condition.state for condition in supervisor.health().values()} == {"running"}
+        await supervisor.stop(["b"])
+        assert list(supervisor.health()) == ["a", "c"]
+        await supervisor.stop()
+    assert notes == ["a starts", "b starts", "c starts", "b ends", "c ends", "a ends"]
+
+
+async def test_a_crash_is_logged_counted_and_followed_by_a_restart(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    notes: list[str] = []
+    counters = Counters()
+    caplog.set_level(logging.ERROR)
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor(nursery, counters)
+        await supervisor.start(Worker("steady", notes))
+        await supervisor.start(Worker("shaky", notes, crashes=3))
+        await trio.sleep(BACKOFF_S * 10)
+        condition = supervisor.health()["shaky"]
+        assert (condition.state, condition.crashes) == ("running", 3)
+        assert "broken" in condition.reason
+        assert counters["supervisor.crashes"] == 3
+        assert notes.count("steady starts") == 1
+        await supervisor.stop()
+    assert len(caplog.records) == 3
+    assert all(record.exc_info for record in caplog.records)
+
+
+async def test_a_crash_loop_waits_longer_and_longer_up_to_the_bound(autojump_clock: trio.testing.MockClock) -> None:
+    notes: list[str] = []
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor(nursery, Counters())
+        await supervisor.start(Worker("loop", notes, crashes=10**6))
+        await trio.sleep(3600)
+        starts = notes.count("loop starts")
+        assert 3600 / BACKOFF_MAX_S <= starts <= 3600 / BACKOFF_MAX_S + 10
+        assert supervisor.health()["loop"].state == "restarting"
+        await supervisor.stop()
+
+
+async def test_a_first_start_that_fails_raises_what_kept_it_and_stops_nothing_else() -> None:
+    notes: list[str] = []
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor(nursery, Counters())
+        await supervisor.start(Worker("a", notes))
+        with pytest.raises(OSError, match="no"):
+            await supervisor.start(Refuser())
+        assert supervisor.health()["a"].state == "running"
+        await supervisor.stop()
