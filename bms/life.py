@@ -139,7 +139,7 @@ class Life:
             chance=world.random,
         )
         self.gossip = Gossip(
-            view=self.view, trust=trust, counters=counters, world=world, my_card=self._card,
+            view=self.view, trust=trust, counters=counters, my_card=self._card,
             on_outdated=self._outdo,
         )  # fmt: skip
         self.courier = Courier(

@@ -185,9 +185,14 @@ async def over(stream: trio.abc.Stream, context: ssl.SSLContext) -> Raw:
 async def serve_hostile(
     context: ssl.SSLContext, script: Callable[[Raw], Awaitable[object]]
 ) -> AsyncIterator[Address]:
-    """A TLS server on loopback that runs `script` for each connection whose handshake completes."""
+    """A TLS server on loopback that runs `script` for each connection whose handshake completes.
+
+    At the end scripts have a moment to see their connections closed.
+    """
+    running: set[object] = set()
 
     async def serve(stream: trio.SocketStream) -> None:
+        running.add(stream)
         tls = trio.SSLStream(stream, context, server_side=True, https_compatible=True)
         try:
             await tls.do_handshake()
@@ -195,12 +200,14 @@ async def serve_hostile(
         except (trio.BrokenResourceError, ssl.SSLError, AssertionError):
             pass  # the node under test has gone
         finally:
+            running.discard(stream)
             await trio.aclose_forcefully(stream)
 
     async with trio.open_nursery() as nursery:
-        listeners = await nursery.start(trio.serve_tcp, serve, 0)
-        host, port = listeners[0].socket.getsockname()[:2]
-        yield Address("127.0.0.1", port)
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        yield Address(*listeners[0].socket.getsockname())
+        await until(lambda: not running, 5)
         nursery.cancel_scope.cancel()
 
 
@@ -256,6 +263,19 @@ class Siege:
     def refusals(self) -> int:
         """How many connections did not become links."""
         return self.count("net.handshakes_refused", "net.handshakes_failed", "net.connections_over_limit")
+
+    @asynccontextmanager
+    async def witness(self) -> AsyncIterator[bms.Mesh]:
+        """An honest member whose one link outlives the body, and works then."""
+        make_identity(self.authority, self.folder, "witness")
+        async with open_member(self.folder, "witness") as member:
+            assert member._life is not None
+            await member.register_node(self.address)
+            link = member._life.pool.link(self.mesh.node_id)
+            yield member
+            assert member._life.pool.link(self.mesh.node_id) is link
+            with trio.fail_after(10):
+                await member.send_message(self.mesh.node_id, b"still here", "witness")
 
     async def serves_an_honest_member(self) -> None:
         """A new member gets in and is answered, now."""

@@ -81,7 +81,9 @@ class Fleet:
             self.folder = Path(tempfile.mkdtemp(prefix="bms-demo-")).resolve()
         except OSError as error:
             where = error.filename or tempfile.gettempdir()
-            raise Failed(f"no folder can be made at {where} ({error.strerror}): set TMPDIR to a writable one") from error
+            raise Failed(
+                f"no folder can be made at {where} ({error.strerror}): set TMPDIR to a writable one"
+            ) from error
         self.members = [Member(f"n{number}", self.folder / MESH / f"n{number}") for number in range(1, count + 1)]
         self._input, self._leash = os.pipe()
         self._holder: subprocess.Popen[bytes] | None = None
@@ -116,9 +118,7 @@ class Fleet:
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
         return environment
 
-    async def serve(
-        self, member: Member, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def serve(self, member: Member, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Start a node and hold its connections until its `life` is cancelled; started once it answers."""
         member.life = trio.CancelScope()
         with member.life:
@@ -144,7 +144,9 @@ class Fleet:
                 text += part
             found: dict[str, Any] = json.loads(text)
             return found
-        raise Failed(f"node {member.name} did not start within {_READY_S:.0f} s; its log ends: {self.last_words(member)}")
+        raise Failed(
+            f"node {member.name} did not start within {_READY_S:.0f} s; its log ends: {self.last_words(member)}"
+        )
 
     # ------------------------------------------------------------------ watching
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -252,7 +252,10 @@ class _Story:
         deleted = min(_DELETED_MAX, len(keys) // 4)
         chosen = chance.sample(keys, changed + deleted)
         operations: list[Operation] = []
-        for number, key in enumerate([*chosen[:changed], *(b"bms-demo/added-%03d" % n for n in range(_ADDED))]):
+        prefix = b"bms-demo-added/"
+        while any(key.startswith(prefix) for key in keys):
+            prefix = b"+" + prefix
+        for number, key in enumerate([*chosen[:changed], *(prefix + b"%03d" % n for n in range(_ADDED))]):
             data, content = draw(f"{number} {key.hex()}")
             operations.append((key, content, data))
         operations += [(key, None, b"") for key in chosen[changed:]]
@@ -331,11 +334,13 @@ class _Story:
             row.state = "running"
             phase.detail = f"serving after {killed.restarted_s:.2f} s"
             if killed.caught_up_s is not None:
-                phase.detail += f", equal {killed.caught_up_s:.2f} s later; {size_text(killed.caught_up_bytes)} on the wire"
+                phase.detail += (
+                    f", equal {killed.caught_up_s:.2f} s later; {size_text(killed.caught_up_bytes)} on the wire"
+                )
 
 
-async def play(path: Path, fleet: Fleet, report: Report, screen: Screen, hold: Callable[[], Awaitable[None]]) -> None:
-    """Run the whole demonstration; `hold` is called at its end, while the nodes still run. Raises Failed, MeshError."""
+async def play(path: Path, fleet: Fleet, report: Report, screen: Screen) -> None:
+    """Run the whole demonstration; the nodes still run when it returns. Raises Failed or MeshError, possibly in groups."""
     async with trio.open_nursery() as nursery:
         story = _Story(fleet, report, screen, nursery)
         nursery.start_soon(screen.run)
@@ -350,5 +355,4 @@ async def play(path: Path, fleet: Fleet, report: Report, screen: Screen, hold: C
         await story.catch_up(victim)
         await story.verify("verify again", "verify everything again")
         await story.sample_all()
-        await hold()
         nursery.cancel_scope.cancel()

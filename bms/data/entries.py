@@ -346,6 +346,10 @@ class Entries:
 
         Answers ids in order until `bytes_max` is reached, at least one. Those not among the entries are not held here.
         """
+        with self._database.snapshot():  # an entry and its batch go together
+            return self._batches_of(ids, bytes_max)
+
+    def _batches_of(self, ids: Sequence[bytes], bytes_max: int) -> tuple[list[list[Any]], list[list[bytes]], int]:
         found: dict[int, list[tuple[int, bytes | None, bytes]]] = {}
         size = served = 0
         seen: set[int] = set()

@@ -23,7 +23,6 @@ from ..security.records import TCP, NodeRecord
 from ..security.trust import Trust
 from ..values import Address, NodeId
 from ..wire.messages import Members
-from ..world import World
 from .view import Changed, Dial, Effect, Spread, View
 
 __all__ = ["Gossip", "NodeEvent"]
@@ -52,7 +51,6 @@ class Gossip:
         view: View,
         trust: Trust,
         counters: Counters,
-        world: World,
         my_card: Callable[[], list[object]],
         on_outdated: Callable[[NodeRecord], None],
     ) -> None:
@@ -60,7 +58,6 @@ class Gossip:
         self.pool: Pool | None = None
         self._trust = trust
         self._counters = counters
-        self._world = world
         self._my_card = my_card
         self._on_outdated = on_outdated
         self._nursery: trio.Nursery | None = None
@@ -117,9 +114,8 @@ class Gossip:
 
     def _receive_members(self, link: Link, message: Members) -> None:
         now = trio.current_time()
-        wall_ms = int(self._world.wall_time() * 1000)
         for card in message.cards:
-            admission, record = self._trust.check_card_untrusted(card, wall_ms)
+            admission, record = self._trust.check_card_untrusted(card)
             mine = self._my_card()
             if record.signed == mine[1]:
                 continue

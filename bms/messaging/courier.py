@@ -7,7 +7,7 @@ that it was not taken, so the next try has a new counter and old ones do not fal
 once: when its link breaks, its outcome is unknown.
 
 The receiver checks, in this order: the sender's grant for the topic, the boot, the window, room. The sender's grant is
-that of its admission as the link has proven it.
+that of the highest admission known of it.
 """
 
 from __future__ import annotations
@@ -255,7 +255,8 @@ class Courier:
         return window
 
     def _may_send(self, link: Link, topic: str) -> bool:
-        allowed = self._trust.allows(link.peer.admission, f"topic:{topic}", WRITE)
+        admission = self._trust.in_force(link.node_id) or link.peer.admission
+        allowed = self._trust.allows(admission, f"topic:{topic}", WRITE)
         allowed = allowed and self._trust.allows(self._admission, f"topic:{topic}", READ)
         if not allowed:
             self._counters.add("messaging.refused")

@@ -124,9 +124,7 @@ def _transcript(role: int, spkis: tuple[bytes, bytes], hellos: tuple[bytes, byte
     return bytes([role]) + b"".join(spkis) + b"".join(hashlib.sha256(hello).digest() for hello in hellos)
 
 
-def _check_hello_untrusted(
-    hello: AnyMessage, me: Introduction, trust: Trust, leaf_der: bytes | None, now_ms: int
-) -> Peer:
+def _check_hello_untrusted(hello: AnyMessage, me: Introduction, trust: Trust, leaf_der: bytes | None) -> Peer:
     if not isinstance(hello, Hello):
         raise RemoteProtocolError(f"{type(hello).__name__} came where hello belongs")
     if hello.mesh_id != me.identity.mesh_id:
@@ -137,7 +135,7 @@ def _check_hello_untrusted(
             f"no common version: {VERSIONS[0]} to {VERSIONS[1]} here, {hello.versions[0]} to {hello.versions[1]} there",
             code=CloseCode.NO_COMMON_VERSION,
         )
-    admission, record = trust.check_card_untrusted(hello.card, now_ms)
+    admission, record = trust.check_card_untrusted(hello.card)
     if leaf_der is not None and trust.check_leaf_untrusted(leaf_der) != record.node_id:
         raise RemoteProtocolError("certificate and card name different nodes", code=CloseCode.REFUSED)
     if hello.lane != 0:
@@ -186,7 +184,7 @@ async def shake_hands(
         if dialed:
             await _send(channel, mine)
         theirs, hello = await frames.next()
-        peer = _check_hello_untrusted(hello, me, trust, channel.peer_certificate, now_ms)
+        peer = _check_hello_untrusted(hello, me, trust, channel.peer_certificate)
         leaf_der = channel.peer_certificate
         spkis = (_NO_LEAF, _NO_LEAF) if leaf_der is None else (me.identity.leaf_spki, spki_sha256(leaf_der))
         hellos = (mine, theirs)

@@ -68,11 +68,11 @@ class Trust:
             if known is None or known.serial < admission.serial:
                 self._highest[admission.node_id] = admission
 
-    def check_card_untrusted(self, card: object, now_ms: int | None = None) -> tuple[Admission, NodeRecord]:
+    def check_card_untrusted(self, card: object) -> tuple[Admission, NodeRecord]:
         """A member and its record, from a card; otherwise RemoteProtocolError.
 
-        The admission returned is the one in force, which may be a higher one than the card shows. `now_ms` is not
-        needed for format 1: boots are held against the admission's serial, so that a wrong clock here refuses nobody.
+        The admission returned is the one in force, which may be a higher one than the card shows. Boots are held against
+        the admission's serial, so that a wrong clock here refuses nobody.
         """
         if not isinstance(card, (list, tuple)) or len(card) != 3:
             raise RemoteProtocolError("a card is not an array of admission, record and details")

@@ -303,11 +303,14 @@ class Database:
         if self._reader.in_transaction:  # a database in memory, read inside a write
             yield
             return
-        self._reader.execute("BEGIN")
         try:
-            yield
-        finally:
-            self._reader.execute("COMMIT")
+            self._reader.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._reader.execute("COMMIT")
+        except apsw.Error as error:
+            raise store_error(error, "the store cannot be read") from error
 
     # ------------------------------------------------------------------ the end
 

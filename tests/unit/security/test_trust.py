@@ -53,7 +53,7 @@ def trust_after(authority: Authority) -> Callable[..., Trust]:
 
 def refused(trust: Trust, card: object, why: str | None, code: int = 2) -> None:
     with pytest.raises(RemoteProtocolError, match=why) as caught:
-        trust.check_card_untrusted(card, NOW_MS)
+        trust.check_card_untrusted(card)
     assert caught.value.code == code
 
 
@@ -122,7 +122,7 @@ def test_what_is_remembered_is_bounded(trust: Trust, authority: Authority, monke
 
 
 def test_a_card_makes_a_member_believable(trust: Trust, member: Any) -> None:
-    assert trust.check_card_untrusted(member.card, NOW_MS) == (member.admission, member.record)
+    assert trust.check_card_untrusted(member.card) == (member.admission, member.record)
 
 
 def test_a_card_with_another_nodes_admission_is_refused(trust: Trust, authority: Authority, admit: Admit) -> None:
@@ -153,7 +153,7 @@ def test_a_boot_may_lie_10_years_after_the_admission_and_no_more(trust: Trust, m
         return [member.admission.signed, record.signed, record.details]
 
     most = member.admission.serial + TEN_YEARS_MS
-    assert trust.check_card_untrusted(card(most), NOW_MS)[1].boot == most
+    assert trust.check_card_untrusted(card(most))[1].boot == most
     refused(trust, card(most + 1), "10 years", code=1)
 
 
@@ -171,13 +171,13 @@ def test_the_highest_admission_known_is_in_force_whichever_a_node_shows(
 ) -> None:
     node_id = member.node_key.node_id
     assert trust.in_force(node_id) is None
-    trust.check_card_untrusted(member.card, NOW_MS)
+    trust.check_card_untrusted(member.card)
     less = authority.issue_admission(
         node_id, now_ms=NOW_MS, grants=[("topic:news", READ)], last_serial=member.admission.serial
     )
     trust.check_admission_untrusted(less.signed)
     assert trust.in_force(node_id) == less
-    assert trust.check_card_untrusted(member.card, NOW_MS)[0] == less
+    assert trust.check_card_untrusted(member.card)[0] == less
     assert trust.check_admission_untrusted(member.admission.signed) == member.admission
 
 

@@ -1,0 +1,245 @@
+"""`bms demo`: a mesh of several processes on this machine, on real input, watched live.
+
+    demo_tree      the files, listed and read
+    demo_fleet     the node processes, their folder and their end
+    demo_proof     what each node should hold, and whether it does
+    demo_story     what happens, step by step
+    demo_report    what came out
+    demo_screen    how it is shown
+
+Whatever ends it, nothing is left: SIGINT, SIGTERM and SIGHUP are taken before the first thing is made, and from then on only
+set a flag and cancel the story; the processes are then ended and reaped, and the folder is removed, in a `finally` that
+no signal can cut short. After SIGKILL the nodes end by themselves and their folder stays. The one exception is `--keep`.
+
+    exit status    meaning
+    0              every node holds every byte
+    1              one does not, or something failed: a line says what
+    2              the command line could not be understood
+    by the signal  interrupted; a shell shows 130 for SIGINT, 143 for SIGTERM, 129 for SIGHUP
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import click
+
+from ..errors import MeshError
+from .output import json_option, print_json
+from .program import Failed
+
+if TYPE_CHECKING:
+    from .demo_fleet import Fleet
+    from .demo_report import Report
+    from .demo_screen import Screen
+
+__all__ = ["demo"]
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_PICTURE_COLUMNS = 118
+
+
+class _Signals:
+    """The first signal that asked for the end. Handlers only remember it and wake the story."""
+
+    def __init__(self) -> None:
+        self.taken: int | None = None
+        self._wake: Callable[[], None] | None = None
+        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        for number in _SIGNALS:
+            if number != signal.SIGHUP or self._before[number] is not signal.SIG_IGN:  # nohup
+                signal.signal(number, self._take)
+
+    def _take(self, number: int, _frame: FrameType | None) -> None:
+        if self.taken is None:
+            self.taken = number
+        if self._wake is not None:
+            self._wake()
+
+    def on_signal(self, wake: Callable[[], None] | None) -> None:
+        """Call `wake` for a signal that comes, and for one that has come; None: no more."""
+        self._wake = wake
+        if wake is not None and self.taken is not None:
+            wake()
+
+    def restore(self) -> None:
+        """Give the signals back; one that was taken now ends this process as it would have."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if self.taken is not None:
+            signal.signal(self.taken, signal.SIG_DFL)
+            signal.raise_signal(self.taken)
+
+
+@click.command()
+@click.argument("path", type=click.Path(path_type=Path), required=False)
+@click.option("--nodes", "count", type=click.IntRange(3, 16), default=5, show_default=True, help="How many nodes.")
+@click.option("--keep", is_flag=True, help="Leave the nodes running at the end, and say how to talk to them.")
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), hidden=True, help="Write the last picture here.")
+@json_option
+def demo(path: Path | None, count: int, keep: bool, svg: Path | None, form: str) -> None:
+    """Watch a mesh of five nodes on this machine.
+
+    Stores every file under PATH (without it: this program's own) through one node of a mesh of processes that speak
+    mutual TLS, and compares every byte on every node. Then one node is killed while values change, comes back and catches
+    up, and everything is compared again. PATH is only read.
+    """
+    signals = _Signals()
+    try:
+        is_good = _demonstrate(path, count, keep, svg, form, signals)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        _forget_output()  # whoever read it has gone
+        is_good = False
+    finally:
+        if signals.taken is not None:
+            click.get_text_stream("stderr").flush()
+        signals.restore()
+    if not is_good:
+        sys.exit(1)
+
+
+def _demonstrate(path: Path | None, count: int, keep: bool, svg: Path | None, form: str, signals: _Signals) -> bool:
+    """Everything between taking the signals and giving them back; whether all went well."""
+    from .demo_fleet import Fleet
+    from .demo_report import Report
+
+    chosen = Path(__file__).parents[1] if path is None else path
+    report = Report(str(chosen))
+    screen = _screen(report, form)
+    fleet: Fleet | None = None
+    is_kept = False
+    try:
+        if signals.taken is None:
+            fleet = Fleet(count)
+            with screen.open():
+                _run(chosen, fleet, report, screen, signals)
+                if signals.taken is None:
+                    screen.finish()
+        if fleet is not None and signals.taken is None:
+            if keep:
+                report.kept = _kept(fleet, fleet.keep())
+            _tell(report, form, svg)
+            is_kept = keep
+    except (MeshError, Failed, BaseExceptionGroup) as error:
+        if signals.taken is None:
+            raise _explained(error, fleet) from error
+    finally:
+        # From here on signals change nothing but the exit status.
+        problem = fleet.close(keep=is_kept and signals.taken is None) if fleet is not None else None
+        if problem is not None:
+            click.echo(f"bms: {problem}", err=True)
+    return report.is_good
+
+
+def _run(path: Path, fleet: Fleet, report: Report, screen: Screen, signals: _Signals) -> None:
+    import trio
+
+    from .demo_story import play
+
+    async def main() -> None:
+        with trio.CancelScope() as scope:
+            token = trio.lowlevel.current_trio_token()
+            signals.on_signal(lambda: token.run_sync_soon(scope.cancel, idempotent=True))
+            try:
+                await play(path, fleet, report, screen)
+            finally:
+                signals.on_signal(None)
+
+    trio.run(main)
+
+
+def _screen(report: Report, form: str) -> Screen:
+    from .demo_screen import LineScreen, LiveScreen, Screen
+
+    stream = sys.stderr if form == "json" else sys.stdout
+    if stream.isatty() and os.environ.get("TERM") != "dumb":
+        from rich.console import Console
+
+        return LiveScreen(report, Console(file=stream))
+    return Screen(report) if form == "json" else LineScreen(report)
+
+
+def _tell(report: Report, form: str, svg: Path | None) -> None:
+    """What is printed at the end beside the screen."""
+    if svg is not None:
+        _draw(report, svg)
+    if form == "json":
+        print_json(report.as_json())
+    elif report.kept is not None:
+        for line in report.kept["say"]:
+            click.echo(line)
+    sys.stdout.flush()
+
+
+def _kept(fleet: Fleet, holder: int) -> dict[str, object]:
+    """How to go on with nodes that are kept."""
+    home = fleet.folder
+    first = fleet.members[0].name
+    return {
+        "home": str(home),
+        "stop_pid": holder,
+        "nodes": [
+            {"name": member.name, "pid": member.process.pid, "folder": str(member.folder)}
+            for member in fleet.members
+            if member.process is not None
+        ],
+        "say": [
+            "",
+            f"The nodes go on. Their files are in {home}",
+            f"  ask one:      BMS_HOME={home} bms nodes --node {first}",
+            f"                BMS_HOME={home} bms ls --node {first}",
+            f"  stop one:     BMS_HOME={home} bms drain --node {first}",
+            f"  stop all:     kill {holder}",
+            f"  then remove:  rm -r {home}",
+        ],
+    }
+
+
+def _draw(report: Report, path: Path) -> None:
+    from rich.console import Console
+
+    from .demo_screen import picture
+
+    with open(os.devnull, "w", encoding="utf-8") as nowhere:
+        console = Console(record=True, width=_PICTURE_COLUMNS, file=nowhere, force_terminal=True)
+        console.print(picture(report, finished=True))
+    path.write_text(console.export_svg(title="bms demo"), encoding="utf-8")
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _explained(error: BaseException, fleet: Fleet | None) -> BaseException:
+    """The one error that says why: a node that died first, whose end is behind all others."""
+    leaves = list(_leaves(error))
+    for leaf in leaves:
+        if not isinstance(leaf, (MeshError, Failed)):
+            return leaf if isinstance(leaf, OSError) else error
+    dead = fleet.dead() if fleet is not None else None
+    if dead is not None and fleet is not None:
+        return Failed(fleet.epitaph(dead))
+    for leaf in leaves:
+        if isinstance(leaf, Failed):
+            return leaf
+    return leaves[0]
+
+
+def _forget_output() -> None:
+    """Nothing written from now on goes anywhere, so that the interpreter's own last flush does not complain."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

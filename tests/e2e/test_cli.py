@@ -1,0 +1,394 @@
+"""The command `bms` as people and scripts use it: real processes, real signals, real pipes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from helpers import until
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 30
+
+
+@attrs.define
+class Done:
+    """How a command ended."""
+
+    status: int
+    out: bytes
+    err: str
+
+    @property
+    def text(self) -> str:
+        return self.out.decode()
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@attrs.define
+class Up:
+    """A running `bms up`."""
+
+    process: trio.Process
+    ready: dict[str, Any]
+    log: Path
+
+    async def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the exit status."""
+        self.process.send_signal(number)
+        return await self.wait()
+
+    async def wait(self) -> int:
+        with trio.fail_after(SECONDS):
+            return await self.process.wait()
+
+
+class Machine:
+    """A machine's user: a home, and the command line in it."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.environ = {**os.environ, "BMS_HOME": str(folder / "h"), "PYTHONPATH": str(ROOT), "NO_COLOR": "1"}
+
+    async def run(self, *arguments: str, stdin: bytes = b"") -> Done:
+        """Run `bms` to its end."""
+        command = [sys.executable, "-m", "bms", *arguments]
+        with trio.fail_after(SECONDS):
+            done = await trio.run_process(
+                command, stdin=stdin, env=self.environ, cwd=self.folder, check=False,
+                capture_stdout=True, capture_stderr=True,
+            )  # fmt: skip
+        error = done.stderr.decode()
+        assert "Traceback" not in error, error
+        return Done(done.returncode, done.stdout, error)
+
+    async def ok(self, *arguments: str, stdin: bytes = b"") -> Done:
+        """Run `bms` to its end, which is a good one."""
+        done = await self.run(*arguments, stdin=stdin)
+        assert done.status == 0, (arguments, done)
+        return done
+
+    @asynccontextmanager
+    async def up(self, *arguments: str) -> AsyncIterator[Up]:
+        """Run `bms up` for the body; killed at its end if it still runs."""
+        log = self.folder / f"log-{len(list(self.folder.glob('log-*')))}"
+        command = [sys.executable, "-m", "bms", "up", "-o", "json", "--exit-with-stdin", *arguments]
+        with log.open("wb") as stderr:
+            process = await trio.lowlevel.open_process(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
+                env=self.environ, cwd=self.folder,
+            )  # fmt: skip
+        try:
+            line = b""
+            with trio.fail_after(SECONDS):
+                assert process.stdout is not None
+                while not line.endswith(b"\n"):
+                    data = await process.stdout.receive_some()
+                    assert data, log.read_text()
+                    line += data
+            yield Up(process, json.loads(line), log)
+            assert "Traceback" not in log.read_text()
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+                for pipe in (process.stdin, process.stdout):
+                    if pipe is not None:
+                        await trio.aclose_forcefully(pipe)
+
+    async def eventually(self, condition: Callable[[Done], object], *arguments: str) -> Done:
+        """Run a command until what it says is as wanted."""
+        with trio.fail_after(SECONDS):
+            while not condition(done := await self.run(*arguments)):
+                pass
+        return done
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def one_line(done: Done, status: int) -> str:
+    """The line of an error, which is all that was said."""
+    assert done.status == status, done
+    assert done.out == b""
+    assert done.err.startswith("bms: ")
+    assert done.err.count("\n") == 1
+    return done.err
+
+
+async def joined(machine: Machine, node: str, count: int) -> None:
+    await machine.eventually(
+        lambda done: len(done.json) == count, "nodes", "--node", node, "--state", "alive", "-o", "json"
+    )
+
+
+async def test_two_nodes_on_one_machine_share_data_and_messages(machine: Machine) -> None:
+    async with machine.up("--dev", "--name", "one") as one, machine.up("--dev", "--name", "two") as two:
+        await joined(machine, "one", 2)
+        names = [node["name"] for node in (await machine.ok("nodes", "--node", "two", "-o", "json")).json]
+        assert names == ["two", "one"]
+        table = (await machine.ok("nodes", "--node", two.ready["node_id"][:8])).text
+        assert table.splitlines()[0].split() == ["NAME", "ID", "STATE", "ADDRESS", "RTT", "SEEN"]
+
+        await machine.ok("put", "--node", "one", "greeting", "hello")
+        got = await machine.eventually(lambda done: done.status == 0, "get", "--node", "two", "greeting")
+        assert got.out == b"hello"
+        binary = bytes(range(256)) * 1000
+        await machine.ok("put", "--node", "one", "blob", "-", stdin=binary)
+        await machine.ok("sync", "--node", "two")
+        assert (await machine.ok("get", "--node", "two", "blob")).out == binary
+        statuses = [(await machine.ok("status", "--node", name, "-o", "json")).json for name in ("one", "two")]
+        assert statuses[0]["fingerprint"] == statuses[1]["fingerprint"]
+        assert [status["entries"] for status in statuses] == [2, 2]
+        listed = (await machine.ok("ls", "--node", "two", "-o", "json")).json
+        assert [(row["key"], row["size"]) for row in listed] == [("blob", len(binary)), ("greeting", 5)]
+        assert (await machine.ok("ls", "--node", "two", "gr")).text.splitlines()[1].startswith("greeting  5")
+        await machine.ok("rm", "--node", "two", "greeting", "blob")
+        await machine.eventually(lambda done: done.status == 1, "get", "--node", "one", "greeting")
+
+        await machine.ok("send", "--node", "one", "two", "line\nbreak", "--topic", "t")
+        await machine.ok("send", "--node", "one", two.ready["node_id"], "-", "--topic", "t", stdin=b"\xff")
+        heard = await machine.ok("listen", "--node", "two", "--topic", "t", "--count", "1")
+        assert heard.text.endswith(f" {one.ready['node_id'][:8]}: line\\nbreak\n")
+        heard = await machine.ok("listen", "--node", "two", "--topic", "t", "--count", "1", "-o", "json")
+        assert (heard.json["sender"], heard.json["body"], heard.json["body_base64"]) == (
+            one.ready["node_id"],
+            None,
+            "/w==",
+        )
+        assert (await machine.ok("broadcast", "--node", "one", "all")).text == "sent to 1 other node\n"
+
+        assert await two.end() == 0
+        left = (await machine.ok("nodes", "--node", "one", "--state", "left", "-o", "json")).json
+        assert [node["node_id"] for node in left] == [two.ready["node_id"]]
+        assert (await machine.ok("nodes")).text.splitlines()[1].startswith("one")
+        await machine.ok("drain")
+        assert await one.wait() == 0
+
+
+async def test_what_was_acknowledged_survives_a_kill_and_the_socket_is_taken_over(machine: Machine) -> None:
+    async with machine.up() as first:
+        await machine.ok("put", "a", "acknowledged")
+        assert await first.end(signal.SIGKILL) == -signal.SIGKILL
+    assert (Path(first.ready["folder"]) / "control.sock").exists()
+    assert "bms up" in one_line(await machine.run("get", "a"), 3)
+    async with machine.up() as second:
+        assert second.ready["node_id"] == first.ready["node_id"]
+        assert (await machine.ok("get", "a")).out == b"acknowledged"
+        assert await second.end(signal.SIGINT) == 0
+    assert not (Path(first.ready["folder"]) / "control.sock").exists()
+
+
+async def test_a_second_node_in_the_same_folder_is_refused(machine: Machine) -> None:
+    async with machine.up("--listen", "127.0.0.1:0"):
+        error = one_line(await machine.run("up", "--listen", "127.0.0.1:0"), 1)
+        assert "in use by process" in error.splitlines()[-1]
+        assert (await machine.ok("status", "-o", "json")).json["nodes"]["alive"] == 1
+
+
+async def test_an_address_in_use_is_said_in_one_line(machine: Machine) -> None:
+    async with machine.up("--dev") as first:
+        done = await machine.run("up", "--no-found", "--name", "b", "--dev", "--listen", first.ready["address"])
+        assert done.status == 1
+        assert first.ready["address"] in done.err.splitlines()[-1]
+
+
+async def test_a_node_ends_with_the_program_that_started_it(machine: Machine) -> None:
+    async with machine.up("--dev") as node:
+        assert node.process.stdin is not None
+        await node.process.stdin.aclose()
+        assert await node.wait() == 0
+
+
+async def test_a_second_signal_ends_a_node_that_is_draining(machine: Machine) -> None:
+    slow = ("--dev", "--set", "limits.drain_timeout_s=600", "--set", "gossip.keepalive_timeout_s=600")
+    async with machine.up(*slow, "--name", "a") as a, machine.up(*slow, "--name", "b") as b:
+        await joined(machine, "a", 2)
+        b.process.send_signal(signal.SIGSTOP)
+        for _ in range(12):
+            await machine.ok("broadcast", "--node", "a", "-", stdin=bytes(700_000))
+        a.process.send_signal(signal.SIGTERM)
+        await machine.eventually(lambda done: done.status != 0, "broadcast", "--node", "a", "x")
+        assert a.process.poll() is None
+        assert await a.end(signal.SIGTERM) == -signal.SIGTERM
+
+
+async def test_a_signal_while_starting_ends_it_quietly(machine: Machine) -> None:
+    command = [sys.executable, "-m", "bms", "up", "--dev"]
+    with (machine.folder / "log").open("wb") as log:
+        process = await trio.lowlevel.open_process(
+            command, stdout=subprocess.DEVNULL, stderr=log, env=machine.environ, cwd=machine.folder
+        )
+    try:
+        # The first line of the log comes while the identity is made, before anything is bound.
+        await until(lambda: (machine.folder / "log").read_bytes().count(b"\n") >= 1, SECONDS)
+        process.send_signal(signal.SIGTERM)
+        with trio.fail_after(SECONDS):
+            assert await process.wait() == 0
+    finally:
+        process.kill()
+        await process.wait()
+    assert "Traceback" not in (machine.folder / "log").read_text()
+
+
+@pytest.mark.parametrize("module", ["click", "bms.values", "trio", "cryptography.x509", "bms.mesh"])
+async def test_an_interrupt_while_importing_leaves_no_traceback(machine: Machine, module: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "bms", "nodes"]
+    process = await trio.lowlevel.open_process(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=machine.environ, cwd=machine.folder
+    )
+    assert process.stderr is not None
+    assert process.stdout is not None
+    async with process.stdout, process.stderr:
+        text, sent = b"", False
+        with trio.fail_after(SECONDS):
+            while data := await process.stderr.receive_some():
+                text += data
+                if not sent and f"| {module}\n".encode() in text.replace(b"  ", b""):
+                    process.send_signal(signal.SIGINT)
+                    sent = True
+            status = await process.wait()
+    assert sent
+    assert b"Traceback" not in text
+    assert b"KeyboardInterrupt" not in text
+    assert status in (-signal.SIGINT, 3)  # 3: it had ended before the signal came
+
+
+async def test_an_interrupt_ends_a_listener_quietly(machine: Machine) -> None:
+    async with machine.up("--dev"):
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "bms", "listen", "-o", "json"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=machine.environ, cwd=machine.folder,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        async with process.stdout, process.stderr:
+            heard = b""
+            with trio.fail_after(SECONDS):
+                await machine.ok("send", "node", "one")
+                while not heard.endswith(b"\n"):
+                    heard += await process.stdout.receive_some()
+                process.send_signal(signal.SIGINT)
+                assert await process.wait() == -signal.SIGINT
+                assert await process.stderr.receive_some() == b""
+        assert json.loads(heard)["body"] == "one"
+
+
+async def test_a_reader_that_leaves_early_is_no_error_to_speak_of(machine: Machine) -> None:
+    async with machine.up("--dev"):
+        await machine.ok("put", "a", "-", stdin=bytes(1 << 20))
+        process = await trio.lowlevel.open_process(
+            [sys.executable, "-m", "bms", "get", "a"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=machine.environ, cwd=machine.folder,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        async with process.stderr:
+            with trio.fail_after(SECONDS):
+                assert await process.stdout.receive_some(100)
+                await process.stdout.aclose()
+                error = b""
+                while data := await process.stderr.receive_some():
+                    error += data
+                await process.wait()
+        assert error == b""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (("nodes",), 3, "bms up"),
+        (("get", "a", "--node", "nobody"), 3, "nobody"),
+        (("nodez",), 2, "'nodes'"),
+        (("get",), 2, "KEY"),
+        (("put", "a", "b", "--file", "/dev/null"), 2, "not both"),
+        (("up", "--set", "limits.topicsmax=1"), 2, "limits.topics_max"),
+        (("up", "--listen", "nowhere"), 1, "listen_address"),
+        (("up", "--no-found"), 1, "found_mesh"),
+        (("up", "--config", "none.toml"), 1, "none.toml"),
+        (("config", "check", "none.toml"), 1, "none.toml"),
+        (("identity", "issue", "--out", "x"), 1, "--found"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+async def test_an_error_is_one_line_that_says_what_to_do(
+    machine: Machine, arguments: tuple[str, ...], status: int, words: str
+) -> None:
+    assert words in one_line(await machine.run(*arguments), status)
+
+
+async def test_a_missing_key_and_an_unknown_node_fail_in_one_line(machine: Machine) -> None:
+    async with machine.up("--dev"):
+        assert "nothing" in one_line(await machine.run("get", "nothing"), 1)
+        assert "nothing" in one_line(await machine.run("rm", "nothing"), 1)
+        assert "bms nodes" in one_line(await machine.run("send", "stranger", "x"), 1)
+        assert "1024" in one_line(await machine.run("put", "k" * 1025, "x"), 1)
+
+
+async def test_several_nodes_are_listed_where_one_must_be_chosen(machine: Machine) -> None:
+    async with machine.up("--dev"), machine.up("--dev", "--mesh", "other"), machine.up("--dev") as third:
+        assert third.ready["name"] == "node-2"
+        error = one_line(await machine.run("status"), 2)
+        assert "default/node (" in error
+        assert "default/node-2 (" in error
+        assert "other/node (" in error
+        assert (await machine.ok("status", "--mesh", "other", "-o", "json")).json["mesh_name"] == "other"
+        assert (await machine.ok("status", "--node", third.ready["folder"], "-o", "json")).json["name"] == "node-2"
+        assert "default/node-2" in one_line(await machine.run("status", "--node", "node-3"), 3)
+
+
+async def test_values_pass_through_files(machine: Machine) -> None:
+    async with machine.up("--dev"):
+        source, target = machine.folder / "source", machine.folder / "target"
+        source.write_bytes(bytes(range(256)))
+        target.write_bytes(b"old")
+        await machine.ok("put", "a", "--file", str(source))
+        await machine.ok("get", "a", "--out", str(target))
+        assert target.read_bytes() == source.read_bytes()
+        assert sorted(path.name for path in machine.folder.iterdir()) == ["h", "log-0", "source", "target"]
+        assert "none/x" in one_line(await machine.run("get", "a", "--out", "none/x"), 1)
+
+
+async def test_an_identity_made_by_the_founder_brings_another_machine_into_the_mesh(tmp_path: Path) -> None:
+    here, there = Machine(tmp_path / "here"), Machine(tmp_path / "there")
+    async with here.up("--listen", "127.0.0.1:0", "--name", "founder") as founder:
+        issued = await here.ok("identity", "issue", "--out", str(tmp_path / "files"))
+        assert "not empty" in one_line(await here.run("identity", "issue", "--out", str(tmp_path / "files")), 1)
+        options = ("--listen", "127.0.0.1:0", "--name", "guest", "--identity", str(tmp_path / "files"))
+        async with there.up(*options, "--bootstrap", founder.ready["address"]) as guest:
+            assert guest.ready["node_id"] == issued.text.strip()
+            assert guest.ready["mesh_id"] == founder.ready["mesh_id"]
+            await joined(there, "guest", 2)
+            await here.ok("put", "a", "across")
+            got = await there.eventually(lambda done: done.status == 0, "get", "a")
+            assert got.out == b"across"
+
+
+async def test_settings_are_shown_as_they_would_be_in_force(machine: Machine) -> None:
+    path = machine.folder / "bms.toml"
+    path.write_text('node_name = "from-file"\n[limits]\ntopics_max = 7\n')
+    machine.environ["BMS_MESH_NAME"] = "from-environment"
+    await machine.ok("config", "check", str(path))
+    shown = (await machine.ok("config", "show", "--config", str(path), "-o", "json")).json
+    assert (shown["node_name"], shown["mesh_name"], shown["limits.topics_max"]) == ("from-file", "from-environment", 7)
+    async with machine.up("--config", str(path), "--dev") as node:
+        assert (node.ready["name"], node.ready["mesh_name"]) == ("from-file", "from-environment")
