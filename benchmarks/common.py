@@ -1,14 +1,15 @@
 """What the measurements share: options, child processes, CPU clocks, identities, medians, and how results are printed.
 
-A measurement runs in real processes. The parent starts *children*: the same script with `--child`, which say one line of
-JSON when they are ready, answer one line for each line they get, and end when their standard input ends, so that none
-outlives its parent.
+A measurement runs in real processes. The parent starts *children*: the same script with `--child`, which say one line
+of JSON when they are ready, answer one line for each line they get, and end when their standard input ends, so that
+none outlives its parent.
 
 CPU time is that of whole processes, all threads, user and system, read through the kernel's clock of the process
 (`clock_getcpuclockid(3)`), so that reading it costs the child nothing. Linux only.
 
-A result is a table: `columns`, and `rows` with one cell for each. Numbers are medians over the runs; `low` and `high` are the
-extremes, which say how quiet the machine was. Only ratios may be compared between machines. Absent: assertions about speed.
+A result is a table: `columns`, and `rows` with one cell for each. Numbers are medians over the runs; `low` and `high`
+are the extremes, which say how quiet the machine was. Only ratios may be compared between machines. Absent:
+assertions about speed.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ __all__ = [
     "Options",
     "Table",
     "answer_commands",
+    "apart",
     "cpu_of",
     "linked",
     "make_identities",
@@ -49,6 +51,7 @@ __all__ = [
     "quantile",
     "ratio",
     "spread",
+    "until",
     "write_result",
 ]
 
@@ -65,6 +68,7 @@ class Options:
     runs: int
     quick: bool
     as_json: bool
+    place: str
     child: dict[str, Any] | None
 
     @property
@@ -79,11 +83,16 @@ def options(description: str, runs: int = 5) -> Options:
     parser.add_argument("-o", dest="output", choices=["table", "json"], default="table", help="how to print the result")
     parser.add_argument("--runs", type=int, help=f"runs to take the median of (default {runs})")
     parser.add_argument("--quick", action="store_true", help="only show that it works: the figures mean nothing")
+    parser.add_argument(
+        "--place", choices=["apart", "free"], default="apart", help="keep two processes on different cores (links only)"
+    )
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     found = parser.parse_args()
     if found.runs is not None and found.runs < 1:
         parser.error("--runs is 1 or more")
-    return Options(found.runs or (1 if found.quick else runs), found.quick, found.output == "json", found.child)
+    return Options(
+        found.runs or (1 if found.quick else runs), found.quick, found.output == "json", found.place, found.child
+    )
 
 
 # ---------------------------------------------------------------------- processes
@@ -92,6 +101,23 @@ def options(description: str, runs: int = 5) -> Options:
 def cpu_of(*pids: int) -> float:
     """CPU seconds that processes have used, together."""
     return sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)
+
+
+@contextmanager
+def apart(pids: Iterable[int]) -> Iterator[None]:
+    """Keep this process on one core, and others on another; does nothing where there is only one."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        yield
+        return
+    for pid, core in [(os.getpid(), cores[0]), *((pid, cores[1]) for pid in pids)]:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {core})
+    try:
+        yield
+    finally:
+        for task in Path("/proc/self/task").iterdir():
+            os.sched_setaffinity(int(task.name), cores)
 
 
 class Child:
@@ -152,7 +178,7 @@ class Child:
 
 
 async def answer_commands(ready: dict[str, Any], command: Command | None = None) -> None:
-    """In a child: say `ready`, answer each line with `command`, and return when the input ends. Idle, it costs nothing."""
+    """In a child: say `ready`, answer each line with `command`, return when the input ends. Idle, it costs nothing."""
     sys.stdout.write(json.dumps(ready) + "\n")
     sys.stdout.flush()
     held = b""
@@ -216,6 +242,13 @@ async def linked(mesh: Mesh, count: int) -> list[str]:
 # ---------------------------------------------------------------------- numbers
 
 
+def until(end: float) -> Iterator[float]:
+    """The time now, again and again until `end` (both of `time.perf_counter`); at least once, however busy the machine."""
+    yield time.perf_counter()
+    while (now := time.perf_counter()) < end:
+        yield now
+
+
 def quantile(values: Sequence[float], part: float = 0.5) -> float:
     """The value below which `part` of `values` lies."""
     ordered = sorted(values)
@@ -250,8 +283,9 @@ def write_result(table: Table, chosen: Options) -> None:
         "benchmark": table.benchmark,
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "python": platform.python_version(),
-        "machine": f"{len(os.sched_getaffinity(0))} cores, {platform.machine()}, {platform.system()}",
-        "load": os.getloadavg()[0],
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}",
+        "load": round(os.getloadavg()[0], 1),
+        "place": chosen.place,
         "runs": chosen.runs,
         "quick": chosen.quick,
     }

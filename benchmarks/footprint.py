@@ -1,12 +1,13 @@
 """What a node costs while nothing happens: importing the package, and idling in a mesh.
 
     import     `import bms` in fresh interpreters: seconds, and memory beside that of the bare interpreter
-    node       each of the nodes of a mesh (five processes, persistence and mutual TLS 1.3 on), after it has settled; the
+    node       each of the nodes of a mesh (five processes, persistence and mutual TLS 1.3 on), after it has settled;
+               the
                median node of each run
 
-`rss` is resident memory, `pss` the same with shared pages divided among those who share them (MiB). `cpu` is the share of one
-core. `wakeups` are voluntary context switches of all threads. `wire` is what the node sends in frames; TLS adds 22 bytes a
-record, TCP and IP their headers. Linux only.
+`rss` is resident memory, `pss` the same with shared pages divided among those who share them (MiB). `cpu` is the
+share of one core. `wakeups` are voluntary context switches of all threads. `wire` is what the node sends in frames;
+TLS adds 22 bytes a record, TCP and IP their headers. Linux only.
 """
 
 from __future__ import annotations

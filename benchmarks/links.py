@@ -8,15 +8,20 @@ Beside each other, in every run and with the same payloads:
     request    `Mesh.request`: answered by the other program's handler
     broadcast  `Mesh.broadcast_message`, one `await` a message; consumed by the other program's subscription
 
-`cpu_us` is CPU time of both processes for one call (there and back) or one message (one way). `ratio` and `p50_ratio` compare
-with the bare echo with one call in flight, or the bare one-way send. One way is measured in bursts, each ended by a round trip
-that is part of its cost. `fan-out` is one node's broadcast to several: CPU of all processes for one delivery.
+`cpu_us` is CPU time of both processes for one call (there and back) or one message (one way). `ratio` and `p50_ratio`
+compare with the bare echo with one call in flight, or the bare one-way send. One way is measured in bursts, each
+ended by a round trip that is part of its cost. The two processes are kept on different cores, as nodes usually are on
+different machines: on one core a bare echo is three times as cheap, since nobody sleeps, and ratios to it mean
+something else. `fan-out` is one node's broadcast to several: CPU of all processes for one delivery.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 import ssl
+import sys
 import tempfile
 import time
 from collections import defaultdict
@@ -28,6 +33,7 @@ from typing import Any
 import attrs
 import common
 import trio
+import trio.lowlevel
 from common import Child, Options, Row
 
 from bms import Message, Missed, open_mesh
@@ -79,7 +85,8 @@ def serve_bare(place: Path) -> None:
     """In a child: one connection after another; each says how many bytes to take before answering with how many."""
     contexts = make_contexts(_identity(place))
     listener = socket.create_server(("127.0.0.1", 0))
-    print(f'{{"port": {listener.getsockname()[1]}}}', flush=True)
+    sys.stdout.write(json.dumps({"port": listener.getsockname()[1]}) + "\n")
+    sys.stdout.flush()
     buffer = bytearray(_RECEIVE_BYTES)
     answer = bytes(max(SIZES))
     while True:
@@ -104,7 +111,7 @@ class Bare:
     def __init__(self, place: Path, port: int, pid: int) -> None:
         self._context = make_contexts(_identity(place)).client
         self._port = port
-        self._pids = (pid, common.os.getpid())
+        self._pids = (pid, os.getpid())
 
     def _connect(self, head: bytes) -> ssl.SSLSocket:
         raw = socket.create_connection(("127.0.0.1", self._port))
@@ -123,7 +130,7 @@ class Bare:
         with self._connect(size.to_bytes(8, "big") * 2) as sock:
             view = memoryview(buffer)
             cpu, end = common.cpu_of(*self._pids), time.perf_counter() + seconds
-            while (start := time.perf_counter()) < end:
+            for start in common.until(end):
                 sock.sendall(data)
                 count = 0
                 while count < size:
@@ -136,7 +143,7 @@ class Bare:
         burst, data, count = burst_of(size), bytes(size), 0
         with self._connect((burst * size).to_bytes(8, "big") + (1).to_bytes(8, "big")) as sock:
             cpu, begin = common.cpu_of(*self._pids), time.perf_counter()
-            while time.perf_counter() < begin + seconds:
+            for _ in common.until(begin + seconds):
                 for _ in range(burst):
                     sock.sendall(data)
                 sock.recv(1)
@@ -213,7 +220,7 @@ class Linked:
         async def burst() -> int:
             for number in range(burst_of(size)):
                 while not self.link.send_nowait(Broadcast(number, "sink", body, 0)):
-                    await trio.sleep(0)
+                    await trio.lowlevel.checkpoint()
             await self.link.call(Request(0, 1, 1, "echo", b""))
             return burst_of(size)
 
@@ -318,12 +325,14 @@ class Meshed:
 # ---------------------------------------------------------------------- measuring
 
 
-async def measure_calls(call: Callable[[], Awaitable[None]], in_flight: int, seconds: float, pids: tuple[int, ...]) -> Cost:
+async def measure_calls(
+    call: Callable[[], Awaitable[None]], in_flight: int, seconds: float, pids: tuple[int, ...]
+) -> Cost:
     """(CPU seconds a call, median latency) of `in_flight` tasks that call one after another."""
     times: list[float] = []
 
     async def work() -> None:
-        while (start := time.perf_counter()) < end:
+        for start in common.until(end):
             await call()
             times.append(time.perf_counter() - start)
 
@@ -341,7 +350,7 @@ async def measure_calls(call: Callable[[], Awaitable[None]], in_flight: int, sec
 async def measure_bursts(burst: Callable[[], Awaitable[int]], seconds: float, pids: tuple[int, ...]) -> Cost:
     """(CPU seconds, wall seconds) a message, of bursts one after another."""
     count, cpu, begin = 0, common.cpu_of(*pids), time.perf_counter()
-    while time.perf_counter() < begin + seconds:
+    for _ in common.until(begin + seconds):
         count += await burst()
     wall = time.perf_counter() - begin
     return (common.cpu_of(*pids) - cpu) / count, wall / count
@@ -349,7 +358,7 @@ async def measure_bursts(burst: Callable[[], Awaitable[int]], seconds: float, pi
 
 async def measure_pair(chosen: Options, folder: Path) -> list[Row]:
     """Everything that two processes do, alternating."""
-    me = common.os.getpid()
+    me = os.getpid()
     one, two = common.make_identities(folder, 2)
     with ExitStack() as stack:
         roles = ("bare", "link", "mesh")
@@ -359,6 +368,8 @@ async def measure_pair(chosen: Options, folder: Path) -> list[Row]:
         (bare_child, bare_ready), (link_child, link_ready), (mesh_child, mesh_ready) = children
         bare = Bare(one, bare_ready["port"], bare_child.pid)
         stack.callback(bare.close)
+        if chosen.place == "apart":
+            stack.enter_context(common.apart(child.pid for child, _ in children))
         config = common.node_config(one, [mesh_ready["address"]], limits=_LIMITS)
         async with open_pool(one, {}) as (pool, _), open_mesh(config) as mesh:
             link = Linked(await pool.dial(Address.parse(link_ready["address"])), (link_child.pid, me))
@@ -414,7 +425,7 @@ async def measure_fan_out(chosen: Options, folder: Path, count: int) -> Row:
         config = common.node_config(places[0], [ready["address"] for _, ready in children], limits=_LIMITS)
         async with open_mesh(config) as mesh:
             others = await common.linked(mesh, count)
-            nodes = Meshed(mesh, others, (common.os.getpid(), *(child.pid for child, _ in children)))
+            nodes = Meshed(mesh, others, (os.getpid(), *(child.pid for child, _ in children)))
             await nodes.broadcasts(1024, chosen.seconds / 4)
             cpu = [(await nodes.broadcasts(1024, chosen.seconds))[0] * 1e6 for _ in range(chosen.runs)]
     return {
@@ -428,14 +439,14 @@ async def measure_fan_out(chosen: Options, folder: Path, count: int) -> Row:
 def main() -> None:
     """Measure, or be a child."""
     chosen = common.options(__doc__ or "")
-    if chosen.child is not None:
-        place = Path(chosen.child["place"])
+    if (settings := chosen.child) is not None:
+        place = Path(settings["place"])
         role: dict[str, Callable[[], Any]] = {
             "bare": lambda: serve_bare(place),
             "link": lambda: trio.run(serve_link, place),
-            "mesh": lambda: trio.run(serve_mesh, place, chosen.child["bootstrap"]),
+            "mesh": lambda: trio.run(serve_mesh, place, settings["bootstrap"]),
         }
-        role[chosen.child["role"]]()
+        role[settings["role"]]()
         return
     with tempfile.TemporaryDirectory(prefix="bms-bench-") as folder:
         rows = trio.run(measure_pair, chosen, Path(folder) / "pair")

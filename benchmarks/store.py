@@ -4,14 +4,14 @@ Values have 200 bytes. One process, on disk, with every write fsynced before it 
 
     put            `Mesh.store_data`, by so many writers at once
     get, scan      `Mesh.retrieve_data` and `Mesh.scan`; `read` is the store's own lookup, without the API's checkpoint
-    remote apply   another author's signed entries, checked and fsynced, as they are pushed (batches of at most 16 or 64)
+    remote apply   another author's signed entries, checked and fsynced, as they are pushed (up to 16 or 64 a batch)
 
-Three processes, linked by mutual TLS 1.3, all fsyncing: a `put on three` ends when the entry is committed on all of them. The other two
-say so with one broadcast a commit; that message is part of the cost.
+Three processes, linked by mutual TLS 1.3, all fsyncing: a `put on three` ends when the entry is committed on all of
+them. The other two say so with one broadcast a commit; that message is part of the cost.
 
 Beside them, in every run, on the same disk: single-row commits of bare SQLite (apsw, WAL, synchronous=FULL), and one
-fsync of 200 appended bytes. `ratio` is the value over that of bare SQLite; `to_fsync` counts in fsyncs: below 1, several
-writes share one.
+fsync of 200 appended bytes. `ratio` is the value over that of bare SQLite; `to_fsync` counts in fsyncs: below 1,
+several writes share one.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import common
 import trio
 from common import Child, Options, Row
 
-from bms import Message, Missed, open_mesh
+from bms import Message, open_mesh
+from bms.data.commits import Commit
 from bms.data.entries import Entries
-from bms.data.ledger import Commit
 from bms.mesh import Mesh
 
 __all__ = ["main"]
@@ -76,7 +76,12 @@ def measure_fsync(folder: Path, seconds: float) -> Cost:
     """Append 200 bytes and fsync, again and again."""
     fd = os.open(folder / "fsync", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     try:
-        return _repeat(lambda: (os.write(fd, VALUE), os.fsync(fd)), seconds)
+
+        def append() -> None:
+            os.write(fd, VALUE)
+            os.fsync(fd)
+
+        return _repeat(append, seconds)
     finally:
         os.close(fd)
 
@@ -96,7 +101,7 @@ def _repeat(act: Callable[[], object], seconds: float) -> Cost:
     times = []
     act()
     cpu, begin = common.cpu_of(os.getpid()), time.perf_counter()
-    while (start := time.perf_counter()) < begin + seconds:
+    for start in common.until(begin + seconds):
         act()
         times.append(time.perf_counter() - start)
     wall = time.perf_counter() - begin
@@ -111,7 +116,7 @@ async def measure_writers(put: Callable[[], Awaitable[object]], writers: int, se
     times: list[float] = []
 
     async def work() -> None:
-        while (start := time.perf_counter()) < begin + seconds:
+        for start in common.until(begin + seconds):
             await put()
             times.append(time.perf_counter() - start)
 
@@ -127,7 +132,6 @@ async def measure_reads(mesh: Mesh, keys: list[bytes], seconds: float, found: Fo
     """Gets through the API, the store's own lookups, and a scan of everything."""
     entries = store_of(mesh)
     pick = itertools.cycle(keys[:: max(1, len(keys) // 5000)])
-    reads: dict[str, Callable[[], Awaitable[int]]] = {}
 
     async def get() -> int:
         for _ in range(100):
@@ -143,10 +147,10 @@ async def measure_reads(mesh: Mesh, keys: list[bytes], seconds: float, found: Fo
         async with mesh.scan(b"") as infos:
             return len([info async for info in infos])
 
-    reads = {"get": get, "read": read, "scan": scan}
+    reads: dict[str, Callable[[], Awaitable[int]]] = {"get": get, "read": read, "scan": scan}
     for what, act in reads.items():
         count, cpu, begin = 0, common.cpu_of(os.getpid()), time.perf_counter()
-        while time.perf_counter() < begin + seconds:
+        for _ in common.until(begin + seconds):
             count += await act()
         wall = time.perf_counter() - begin
         found[what, None].append(Cost(count / wall, (common.cpu_of(os.getpid()) - cpu) / count))
@@ -228,7 +232,7 @@ class Acknowledged:
         async with self._mesh.subscribe("on disk") as messages:
             task_status.started()
             async for message in messages:
-                assert isinstance(message, Message) and not isinstance(message, Missed)
+                assert isinstance(message, Message), "messages of commits are few: none is missed"
                 for start in range(0, len(message.body), _KEY_BYTES):
                     key = message.body[start : start + _KEY_BYTES]
                     self._missing[key] -= 1

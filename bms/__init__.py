@@ -4,33 +4,39 @@
         await mesh.broadcast_message(b"Hello network!")
 
 Everything a program needs is importable from here.
+
+A name is loaded when it is first used, so that `bms --help` and an interrupted start cost no more than they must.
 """
 
 from __future__ import annotations
 
-from .config import Config
-from .data.replication import PeerSync, SyncReport
-from .errors import (
-    ClosedError,
-    ConfigError,
-    CorruptionError,
-    DeliveryError,
-    LimitError,
-    LocalProtocolError,
-    MeshError,
-    NotFoundError,
-    ProtocolError,
-    QuorumError,
-    RefusedError,
-    RemoteError,
-    RemoteProtocolError,
-    StoreError,
-    UnreachableError,
-    VersionConflictError,
-)
-from .mesh import Changes, DataSummary, Mesh, Stats, init, open_mesh
-from .values import Address, KeyInfo, Message, Missed, Node, NodeId, NodeState, Value, Version
-from .world import World
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .data.replication import PeerSync, SyncReport
+    from .errors import (
+        ClosedError,
+        ConfigError,
+        CorruptionError,
+        DeliveryError,
+        LimitError,
+        LocalProtocolError,
+        MeshError,
+        NotFoundError,
+        ProtocolError,
+        QuorumError,
+        RefusedError,
+        RemoteError,
+        RemoteProtocolError,
+        StoreError,
+        UnreachableError,
+        VersionConflictError,
+    )
+    from .mesh import Changes, DataSummary, Mesh, Stats, init, open_mesh
+    from .values import Address, KeyInfo, Message, Missed, Node, NodeId, NodeState, Value, Version
+    from .world import World
 
 __all__ = [
     "Address",
@@ -71,3 +77,20 @@ __all__ = [
 ]
 
 __version__ = "0.1.0"
+
+# Where names are looked for, the cheap rooms first.
+_ROOMS = (".errors", ".values", ".config", ".world", ".data.replication", ".mesh")
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for room in _ROOMS:
+            module = importlib.import_module(room, __name__)
+            if hasattr(module, name):
+                value = globals()[name] = getattr(module, name)
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -15,6 +15,7 @@ Routing is decided here once: each message type belongs to one room. Events of l
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -323,8 +324,9 @@ class Life:
 
     def _link_up(self, link: Link) -> None:
         observed = link.peer.observed
-        if observed is not None and observed.host not in self._observed and len(self._observed) < 4:
-            self._observed.append(observed.host)
+        host = None if observed is None else _ip_address(observed.host)
+        if host is not None and host not in self._observed and len(self._observed) < 4:
+            self._observed.append(host)
             if any(address.host in _WILDCARDS for address in self.listening):
                 self._renew()
         self.gossip.link_up(link)
@@ -346,6 +348,15 @@ class Life:
                 if (TCP, address.host, address.port) in link.peer.record.addresses:
                     return link
             raise UnreachableError(f"{address} has another link to this node, which is not up yet; try again") from None
+
+
+def _ip_address(host: str) -> str | None:
+    """An address that a peer says it saw, in its usual form; None if it is none that others could dial."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return None if "%" in host or address.is_unspecified or address.is_multicast else str(address)
 
 
 class _Named:

@@ -144,7 +144,7 @@ class Mesh:
         self._life: Life | None = None
         self._is_closed = False
         self.counters = Counters()
-        self._home = home()
+        self._home = home() if world.home is None else world.home
         self._database, self._folder = self._open_database()
         try:
             if self._folder is not None:
@@ -545,6 +545,8 @@ class Mesh:
         config = self._config
         options: dict[str, Any] = {
             "threads": self._world.threads,
+            "vfs": self._world.vfs,
+            "disk_wait": self._world.disk_wait,
             "queue_operations_max": config.store.queue_operations_max,
             "cache_bytes": config.store.cache_bytes,
         }

@@ -13,9 +13,9 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -106,6 +106,10 @@ class World:
 
     `wall_time` gives Unix seconds, `token_bytes` secret random bytes, `random` chance for jitter and shuffling.
     `threads` False makes the store run on the caller's thread, for clocks that do not see threads.
+
+    What is None is the real thing: `secure(stream, identity, server_side)` puts a `net.tls.Channel` on a stream (TLS),
+    `home` is the folder of all nodes (`config.home()`), `vfs` the name of SQLite's file system (the system's), and
+    `disk_wait` is awaited before every commit while `threads` is False (no wait).
     """
 
     wall_time: Callable[[], float] = time.time
@@ -113,3 +117,7 @@ class World:
     random: random.Random = attrs.field(factory=random.Random)
     network: Network = attrs.field(factory=TcpNetwork)
     threads: bool = True
+    secure: Callable[[trio.abc.Stream, Any, bool], Awaitable[Any]] | None = None
+    home: Path | None = None
+    vfs: str | None = None
+    disk_wait: Callable[[], Awaitable[None]] | None = None

@@ -234,6 +234,7 @@ class Siege:
     mesh: bms.Mesh
     attacker: Identity
     made: int = 0
+    raws: list[Raw] = attrs.field(factory=list)
 
     @property
     def pool(self) -> Any:
@@ -251,9 +252,11 @@ class Siege:
         """The attacker's TLS context."""
         return context_of(self.folder, self.attacker, **wrong)
 
-    async def connect(self, **options: Any) -> Raw:
-        """A TLS connection of the attacker, with the right certificate."""
-        return await connect(self.address, self.context(), **options)
+    async def connect(self, identity: Identity | None = None, **options: Any) -> Raw:
+        """A TLS connection of the attacker (or another member) with the right certificate; cut when the test is over."""
+        raw = await connect(self.address, context_of(self.folder, identity or self.attacker), **options)
+        self.raws.append(raw)
+        return raw
 
     def count(self, *names: str) -> int:
         """The sum of some counters of the node."""
@@ -306,20 +309,26 @@ async def siege(folder: Path, *, joined: bool = False, **fields: Any) -> AsyncIt
     authority = make_authority()
     make_identity(authority, folder, "target")
     attacker = make_identity(authority, folder, "attacker")
-    async with open_member(folder, "target", **fields) as mesh:
-        scene = Siege(folder, authority, mesh, attacker)
-        yield scene
-        await until(lambda: not scene.pool._handshakes, 5)
-        assert not mesh.is_connected(attacker.node_id)
-        assert attacker.node_id not in [node.node_id for node in mesh.nodes("alive")]
-        if not joined:
-            assert attacker.node_id not in [node.node_id for node in mesh.nodes()]
-        await scene.serves_an_honest_member()
-        assert scene.count("net.handler_crashes", "supervisor.crashes") == 0
-        await until(lambda: not scene.pool._all, 5)
-        started = time.monotonic()
-        await mesh.stop()
-        assert time.monotonic() - started < 3
+    with trio.fail_after(30):
+        async with open_member(folder, "target", **fields) as mesh:
+            scene = Siege(folder, authority, mesh, attacker)
+            try:
+                yield scene
+            finally:
+                with trio.CancelScope(shield=True):
+                    for raw in scene.raws:
+                        await raw.cut()
+            await until(lambda: not scene.pool._handshakes, 5)
+            await until(lambda: not mesh.is_connected(attacker.node_id), 5)
+            await until(lambda: attacker.node_id not in [node.node_id for node in mesh.nodes("alive")], 5)
+            if not joined:
+                assert attacker.node_id not in [node.node_id for node in mesh.nodes()]
+            await scene.serves_an_honest_member()
+            assert scene.count("net.handler_crashes", "supervisor.crashes") == 0
+            await until(lambda: not scene.pool._all, 5)
+            started = time.monotonic()
+            await mesh.stop()
+            assert time.monotonic() - started < 3
 
 
 # ---------------------------------------------------------------------- virtual networks

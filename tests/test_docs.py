@@ -134,27 +134,25 @@ def test_every_error_is_documented_under_a_heading_of_its_own() -> None:
     assert sorted(named - set(errors.__all__)) == [], "documented, but there is no such error"
 
 
-def _programs(command: click.Command, path: str) -> Iterator[str]:
-    if not command.hidden:
-        yield path
-        if isinstance(command, click.Group):
-            for name, inner in command.commands.items():
+def _programs(command: click.Command, path: str) -> Iterator[tuple[str, click.Command]]:
+    """Every command below `command`, with what one types; `bms.cli` loads each when it is asked for."""
+    yield path, command
+    if isinstance(command, click.Group):
+        with click.Context(command) as context:
+            for name in command.list_commands(context):
+                inner = command.get_command(context, name)
+                assert inner is not None
                 yield from _programs(inner, f"{path} {name}")
 
 
 def test_every_command_and_each_of_its_options_is_documented() -> None:
-    from bms import cli
+    from bms.cli.program import root
 
-    root = next(thing for thing in vars(cli).values() if isinstance(thing, click.Group))
     known = documented(REFERENCE / "cli.md")
     missing = []
-    for path in _programs(root, "bms"):
+    for path, command in _programs(root, "bms"):
         if not any(text == path or text.startswith(path + " ") for text in known):
             missing.append(path)
-        command: click.Command = root
-        for name in path.split()[1:]:
-            assert isinstance(command, click.Group)
-            command = command.commands[name]
         options = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
         missing += [f"{path} {option.opts[-1]}" for option in options if not known & set(option.opts)]
     assert missing == []

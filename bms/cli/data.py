@@ -16,7 +16,7 @@ import trio
 
 from ..control import ControlClient
 from ..values import KeyInfo
-from .local import local_node
+from .local import Choice, local_node, node_options, open_local
 from .output import json_option, print_json, print_table, read_input, show_bytes
 from .program import Failed
 
@@ -30,8 +30,8 @@ __all__ = ["get", "ls", "put", "rm"]
     "--file", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Take this file's content."
 )
 @click.option("--ttl", "ttl_s", type=click.FloatRange(min=0, min_open=True), help="Seconds until it expires.")
-@local_node
-async def put(client: ControlClient, key: str, value: str | None, path: Path | None, ttl_s: float | None) -> None:
+@node_options
+def put(choice: Choice, key: str, value: str | None, path: Path | None, ttl_s: float | None) -> None:
     """Store a value.
 
     The value is VALUE, a file's content, or standard input with '-' or in a pipe. Returns when it is on this machine's
@@ -40,10 +40,15 @@ async def put(client: ControlClient, key: str, value: str | None, path: Path | N
     if path is not None and value is not None:
         raise click.UsageError("give VALUE or --file, not both")
     try:
-        content = read_input(value, "VALUE") if path is None else await trio.Path(path).read_bytes()
+        content = read_input(value, "VALUE") if path is None else path.read_bytes()
     except OSError as error:
         raise Failed(f"cannot read {path}: {error.strerror}") from error
-    await client.put(key, content, ttl_s=ttl_s)
+
+    async def act() -> None:
+        async with open_local(choice) as client:
+            await client.put(key, content, ttl_s=ttl_s)
+
+    trio.run(act)
 
 
 @click.command()

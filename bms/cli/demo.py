@@ -7,9 +7,10 @@
     demo_report    what came out
     demo_screen    how it is shown
 
-Whatever ends it, nothing is left: SIGINT, SIGTERM and SIGHUP are taken before the first thing is made, and from then on only
-set a flag and cancel the story; the processes are then ended and reaped, and the folder is removed, in a `finally` that
-no signal can cut short. After SIGKILL the nodes end by themselves and their folder stays. The one exception is `--keep`.
+Whatever ends it, nothing is left: SIGINT, SIGTERM and SIGHUP are taken before the first thing is made, and from then on
+only set a flag and cancel the story; the processes are then ended and reaped, and the folder is removed, in a `finally`
+that no signal can cut short. After SIGKILL the nodes end by themselves and their folder stays. Only `--keep`, once all
+is verified, leaves nodes on purpose.
 
     exit status    meaning
     0              every node holds every byte
@@ -22,12 +23,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -52,9 +55,8 @@ class _Signals:
     def __init__(self) -> None:
         self.taken: int | None = None
         self._wake: Callable[[], None] | None = None
-        self._before = {number: signal.getsignal(number) for number in _SIGNALS}
         for number in _SIGNALS:
-            if number != signal.SIGHUP or self._before[number] is not signal.SIG_IGN:  # nohup
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
                 signal.signal(number, self._take)
 
     def _take(self, number: int, _frame: FrameType | None) -> None:
@@ -70,11 +72,15 @@ class _Signals:
             wake()
 
     def restore(self) -> None:
-        """Give the signals back; one that was taken now ends this process as it would have."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        """Let signals end the process again; one that was taken does so now."""
+        for number in _SIGNALS:
+            if signal.getsignal(number) == self._take:
+                signal.signal(number, signal.SIG_DFL)
         if self.taken is not None:
-            signal.signal(self.taken, signal.SIG_DFL)
+            try:
+                click.echo("bms: interrupted; the nodes have been ended and their files removed", err=True)
+            except OSError:
+                pass  # the terminal has gone
             signal.raise_signal(self.taken)
 
 
@@ -82,26 +88,24 @@ class _Signals:
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--nodes", "count", type=click.IntRange(3, 16), default=5, show_default=True, help="How many nodes.")
 @click.option("--keep", is_flag=True, help="Leave the nodes running at the end, and say how to talk to them.")
-@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), hidden=True, help="Write the last picture here.")
+@click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), hidden=True, help="Draw the last picture here.")
 @json_option
 def demo(path: Path | None, count: int, keep: bool, svg: Path | None, form: str) -> None:
     """Watch a mesh of five nodes on this machine.
 
     Stores every file under PATH (without it: this program's own) through one node of a mesh of processes that speak
-    mutual TLS, and compares every byte on every node. Then one node is killed while values change, comes back and catches
-    up, and everything is compared again. PATH is only read.
+    mutual TLS, and compares every byte on every node. Then one node is killed while values change, comes back and
+    catches up, and everything is compared again. PATH is only read.
     """
     signals = _Signals()
     try:
         is_good = _demonstrate(path, count, keep, svg, form, signals)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):
-            raise
+            raise Failed(str(error)) from error
         _forget_output()  # whoever read it has gone
         is_good = False
     finally:
-        if signals.taken is not None:
-            click.get_text_stream("stderr").flush()
         signals.restore()
     if not is_good:
         sys.exit(1)
@@ -175,33 +179,36 @@ def _tell(report: Report, form: str, svg: Path | None) -> None:
     if form == "json":
         print_json(report.as_json())
     elif report.kept is not None:
-        for line in report.kept["say"]:
-            click.echo(line)
+        _explain_kept(report.kept)
     sys.stdout.flush()
 
 
-def _kept(fleet: Fleet, holder: int) -> dict[str, object]:
-    """How to go on with nodes that are kept."""
-    home = fleet.folder
-    first = fleet.members[0].name
+def _kept(fleet: Fleet, holder: int) -> dict[str, Any]:
+    """What somebody needs to go on with nodes that are kept."""
     return {
-        "home": str(home),
+        "home": str(fleet.folder),
         "stop_pid": holder,
         "nodes": [
             {"name": member.name, "pid": member.process.pid, "folder": str(member.folder)}
             for member in fleet.members
             if member.process is not None
         ],
-        "say": [
-            "",
-            f"The nodes go on. Their files are in {home}",
-            f"  ask one:      BMS_HOME={home} bms nodes --node {first}",
-            f"                BMS_HOME={home} bms ls --node {first}",
-            f"  stop one:     BMS_HOME={home} bms drain --node {first}",
-            f"  stop all:     kill {holder}",
-            f"  then remove:  rm -r {home}",
-        ],
     }
+
+
+def _explain_kept(kept: dict[str, Any]) -> None:
+    home, node = shlex.quote(kept["home"]), kept["nodes"][0]["name"]
+    lines = (
+        "",
+        f"The nodes go on. Their files are in {home}",
+        f"  ask one:      BMS_HOME={home} bms nodes --node {node}",
+        f"                BMS_HOME={home} bms ls --node {node}",
+        f"  stop one:     BMS_HOME={home} bms drain --node {node}",
+        f"  stop all:     kill {kept['stop_pid']}",
+        f"  then remove:  rm -r {home}",
+    )
+    for line in lines:
+        click.echo(line)
 
 
 def _draw(report: Report, path: Path) -> None:
@@ -212,7 +219,9 @@ def _draw(report: Report, path: Path) -> None:
     with open(os.devnull, "w", encoding="utf-8") as nowhere:
         console = Console(record=True, width=_PICTURE_COLUMNS, file=nowhere, force_terminal=True)
         console.print(picture(report, finished=True))
-    path.write_text(console.export_svg(title="bms demo"), encoding="utf-8")
+    svg = console.export_svg(title="bms demo", unique_id="bms-demo")
+    # rich names fonts on a server of others; a picture in a document should fetch nothing.
+    path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL), encoding="utf-8")
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -4,10 +4,10 @@
     FOLDER/demo/NAME/         a node's folder
     FOLDER/NAME.log           what it wrote to standard error
 
-Each node is `bms up --exit-with-stdin` in a group of processes of its own, so that a terminal's interrupt does not reach it.
-All of them read one pipe, the leash, whose other end only this process holds: when it ends, by SIGKILL too, the nodes see
-the end of their input and end by themselves. Nodes that are to be kept get another holder of the leash, a process
-that does nothing else and goes when they have gone.
+Each node is `bms up --exit-with-stdin` in a session of its own, so that a terminal's interrupt or end does not reach
+it. All of them read one pipe, the leash, whose other end only this process holds: when it ends, by SIGKILL too, the
+nodes see the end of their input and end by themselves. Nodes that are to be kept get another holder of the leash, a
+process that does nothing else and goes when they have gone.
 
 `close` ends and reaps every process and removes the folder; it runs under no event loop and raises nothing, so that it
 can stand in a `finally` that signals, which only set flags here, cannot cut short.
@@ -26,8 +26,6 @@ from typing import Any
 
 import attrs
 import trio
-
-import bms
 
 from ..control import SOCKET_NAME, ControlClient, open_control
 from .program import Failed
@@ -48,7 +46,7 @@ _HOLDER = "import select, sys; p = select.poll(); p.register(int(sys.argv[1]), 0
 
 @attrs.define(eq=False)
 class Member:
-    """One node. `data` is for values, `watch` for questions that should not wait behind them; valid while it `is_up`."""
+    """One node. `data` is for values, `watch` for questions, which should not wait behind them; valid while `is_up`."""
 
     name: str
     folder: Path
@@ -97,7 +95,7 @@ class Fleet:
         command += ["--home", str(self.folder), "--mesh", MESH, "--name", member.name]
         try:
             with open(self.log_path(member), "ab") as log:
-                member.process = subprocess.Popen(
+                member.process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
                     command, stdin=self._input, stdout=tell, stderr=log, env=self._environment(), start_new_session=True
                 )
             member.expected = True
@@ -113,7 +111,7 @@ class Fleet:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("BMS_")}
         environment["BMS_HOME"] = str(self.folder)
         environment.pop("PYTHONWARNINGS", None)
-        root = Path(bms.__file__).parents[1]
+        root = Path(__file__).parents[2]
         if root.name not in ("site-packages", "dist-packages"):  # run from a source tree
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH")]))
         return environment
@@ -180,7 +178,7 @@ class Fleet:
 
     async def _raise_dead(self, member: Member) -> None:
         with trio.move_on_after(_REAP_S):
-            while member.process is not None and member.process.poll() is None:
+            while member.process is not None and member.process.poll() is None:  # noqa: ASYNC110 - a process's end
                 await trio.sleep(_LOOK_S / 10)
             raise Failed(self.epitaph(member))
         raise Failed(f"node {member.name} closed its output; its log ends: {self.last_words(member)}")
@@ -205,7 +203,7 @@ class Fleet:
 
     def keep(self) -> int:
         """Let the nodes outlive this process; returns the process whose end ends them all."""
-        self._holder = subprocess.Popen(
+        self._holder = subprocess.Popen(  # noqa: S603 - our own interpreter and program
             [sys.executable, "-I", "-S", "-c", _HOLDER, str(self._leash), str(self.folder)],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             pass_fds=(self._leash,), start_new_session=True, cwd="/",

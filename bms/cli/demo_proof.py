@@ -1,13 +1,13 @@
 """What the mesh should hold, and the proof that each node does.
 
-For every key the expectation keeps the size and BLAKE3 of what was stored, and where its bytes can be had again: the file, or
-the seed that they were drawn from. No more than a window of values is in memory at once.
+For every key the expectation keeps the size and BLAKE3 of what was stored, and where its bytes can be had again: the
+file, or the seed that they were drawn from. No more than a window of values is in memory at once.
 
-    digests    each node reads all its values from its disk and tells their BLAKE3; keys and digests must be just those expected
-    bytes      every value is fetched from every node and compared with the bytes of the file, which is read again for it
+    digests    each node reads all its values from its disk and tells their BLAKE3; they must be just those expected
+    bytes      every value is fetched from every node and compared with the file, which is read again for it
 
-A file that has changed since it was stored is no longer what was stored: its values are compared by size and BLAKE3 alone, and it
-is counted.
+A file that has changed since it was stored is no longer what was stored: its values are compared by size and BLAKE3
+alone, and it is counted.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import attrs
 import blake3
 import trio
 
-from ..errors import NotFoundError
+from ..errors import CorruptionError, NotFoundError
 from .demo_fleet import Member
 from .demo_report import Phase, Report
 from .demo_tree import read_file
@@ -30,6 +30,7 @@ __all__ = ["Content", "Proof", "draw", "flow"]
 _IN_FLIGHT = 40
 _IN_FLIGHT_BYTES = 32 * 1024 * 1024
 _DRAWN_BYTES_MAX = 8192
+_AT_ONCE_BYTES_MAX = 4 * 1024 * 1024  # larger values are fetched from one node after another
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class Proof:
                 nursery.start_soon(self._check_digests, member, phase)
         await flow(
             self.expected.items(),
-            lambda item: item[1].size * (len(members) + 1),
+            lambda item: item[1].size * (2 if item[1].size > _AT_ONCE_BYTES_MAX else len(members) + 1),
             lambda item: self._check_bytes(*item, members, phase),
         )
         self._report.changed_meanwhile = len(self._changed)
@@ -142,8 +143,8 @@ class Proof:
         async def compare(member: Member) -> None:
             try:
                 value = (await member.data.get(key)).value
-            except NotFoundError:
-                self._note(member, key, "cannot be fetched")
+            except (NotFoundError, CorruptionError) as error:
+                self._note(member, key, f"cannot be fetched: {error}")
                 return
             if original is not None:
                 is_equal = value == original
@@ -155,6 +156,10 @@ class Proof:
             self._report.verified_bytes += len(value)
             phase.done += 1
 
+        if content.size > _AT_ONCE_BYTES_MAX:
+            for member in members:
+                await compare(member)
+            return
         async with trio.open_nursery() as nursery:
             for member in members:
                 nursery.start_soon(compare, member)

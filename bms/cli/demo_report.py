@@ -5,8 +5,8 @@
            ├─ killed        the node that was killed: who noticed when, how it came back
            └─ problems      whatever is not as promised, a line each, the first `PROBLEMS_MAX` of them
 
-Fields of the JSON object only ever get more. Seconds are monotonic time. Bytes on the wire are those of frames, both ways,
-as each node counts them; TLS adds about a hundredth. No clock and no I/O here.
+Fields of the JSON object only ever get more. Seconds are monotonic time. Bytes on the wire are those of frames, both
+ways, as each node counts them; TLS adds about a hundredth. No clock and no I/O here.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class NodeRow:
 
 @attrs.define
 class Killed:
-    """The node that was killed. Seconds: each other's until it saw that; from its start to serving; then to holding all."""
+    """The node that was killed. Seconds: until each other saw it; from its start to serving; from then to equal."""
 
     name: str
     noticed_s: dict[str, float | None] = attrs.Factory(dict)
@@ -73,7 +73,7 @@ class Change:
 
 @attrs.define
 class Report:
-    """Everything. `files` and `bytes` are what was stored; `changed_meanwhile` counts files that changed under the demo."""
+    """Everything. `files` and `bytes` were stored; `changed_meanwhile` counts files that changed under the demo."""
 
     path: str
     files: int = 0

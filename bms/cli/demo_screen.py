@@ -2,10 +2,10 @@
 
     Screen        says nothing; what `-o json` uses in a pipe
     LineScreen    one line when a phase ends, and at the end a table
-    LiveScreen    the whole picture, drawn again `FRAMES_PER_S` times a second by the event loop, and once more at the end
+    LiveScreen    the whole picture, drawn again several times a second, and once more at the end
 
-Each draws from the one `Report`. Names of files may hold anything: whatever is shown goes through `printable`.
-Drawing happens between two steps of the event loop and never in a thread, so that an interrupt cannot cut an escape sequence.
+Each draws from the one `Report`. Names of files may hold anything: whatever is shown goes through `printable`. Drawing
+happens between two steps of the event loop and never in a thread, so that no interrupt cuts an escape sequence.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["LineScreen", "LiveScreen", "Screen", "file_count", "picture", "size_text", "summary"]
 
 FRAMES_PER_S = 10
-_COLUMNS = ("node", "id", "state", "entries", "bytes", "equal", "seconds", "on the wire")
+_COLUMNS = ("node", "id", "state", "entries", "bytes", "equal", "equal after", "on the wire")
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _STATE_STYLES = {"running": "green", "killed": "bold red", "restarting": "yellow", "catching up": "yellow"}
 
@@ -47,7 +47,7 @@ def size_text(size: float) -> str:
 
 def _cells(row: NodeRow) -> tuple[str, ...]:
     equal = "" if row.equal is None else "yes" if row.equal else "NO"
-    seconds = "" if row.seconds is None else f"{row.seconds:.2f}"
+    seconds = "" if row.seconds is None else f"{row.seconds:.2f} s"
     return (
         row.name, row.node_id[:8], row.state, f"{row.entries:,}", size_text(row.bytes), equal, seconds,
         size_text(row.wire_bytes),
@@ -63,15 +63,16 @@ def summary(report: Report) -> list[str]:
             f"{name} after {seconds:.2f} s" if seconds is not None else f"{name} not at all"
             for name, seconds in sorted(killed.noticed_s.items())
         )
-        lines.append(f"{killed.name} was killed; noticed by {seen}.")
+        lines.append(f"{killed.name} was killed; suspected by {seen}.")
     if killed is not None and killed.caught_up_s is not None and killed.caught_up_bytes is not None:
         lines.append(
-            f"{killed.name} served again {killed.restarted_s:.2f} s after its restart and held all {killed.caught_up_s:.2f} s "
-            f"later, with {size_text(killed.caught_up_bytes)} on the wire ({report.changes})."
+            f"{killed.name} missed {report.changes}; it served {killed.restarted_s:.2f} s after its restart "
+            f"and was equal {killed.caught_up_s:.2f} s later, with {size_text(killed.caught_up_bytes)} on the wire."
         )
     if report.is_good:
         count, entries = len(report.nodes), report.nodes[0].entries
-        lines.append(f"All {count} nodes hold the same {entries:,} entries, byte for byte.")
+        seconds = sum(phase.seconds or 0.0 for phase in report.phases)
+        lines.append(f"All {count} nodes hold the same {entries:,} entries, byte for byte; {seconds:.1f} s in all.")
     else:
         lines += report.problems
         if report.problems_more:
@@ -117,7 +118,6 @@ class LineScreen(Screen):
         click.echo()
         for line in summary(self._report):
             click.echo(printable(line))
-        click.echo(f"{sum(phase.seconds or 0.0 for phase in self._report.phases):.2f} s in all.")
 
 
 class LiveScreen(Screen):
@@ -155,8 +155,8 @@ class LiveScreen(Screen):
         self._draw(finished=True)
 
     def _draw(self, *, finished: bool = False) -> None:
-        console = self._live.console
-        self._live.update(picture(self._report, fancy=console.encoding.startswith("utf"), finished=finished), refresh=True)
+        fancy = self._live.console.encoding.startswith("utf")
+        self._live.update(picture(self._report, fancy=fancy, finished=finished), refresh=True)
 
 
 def _phases(report: Report, fancy: bool) -> RenderableType:
@@ -190,9 +190,9 @@ def _nodes(report: Report) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, collapse_padding=True)
     for column in _COLUMNS:
-        is_number = column in ("entries", "bytes", "seconds", "on the wire")
+        is_number = column in ("entries", "bytes", "equal after", "on the wire")
         table.add_column(column, justify="right" if is_number else "left", no_wrap=True)
     for row in report.nodes:
         cells = [Text(cell) for cell in _cells(row)]

@@ -119,7 +119,7 @@ class _Story:
             except OSError as error:
                 raise Failed(f"{path} cannot be read ({error.strerror}): give a folder or a file that can") from error
             self.report.skipped = tree.skipped
-            phase.detail = f"{file_count(len(tree.files))}, {size_text(tree.bytes)}"
+            phase.detail = f"{file_count(len(tree.files))}, {size_text(tree.size)}"
             if tree.skipped:
                 phase.detail += f"; skipped: {tree.skipped_text}"
         if not tree.files:
@@ -127,7 +127,7 @@ class _Story:
             raise Failed(f"there is nothing to store under {path}{skipped}: give a folder that has files")
         if len(tree.files) > LISTED_MAX:
             raise Failed(f"{path} has more than {LISTED_MAX:,} files: give a part of it")
-        needed = int(len(self.fleet.members) * tree.bytes * _DISK_FACTOR) + _DISK_HEADROOM
+        needed = int(len(self.fleet.members) * tree.size * _DISK_FACTOR) + _DISK_HEADROOM
         free = shutil.disk_usage(self.fleet.folder).free
         if free < needed:
             raise Failed(
@@ -152,7 +152,7 @@ class _Story:
                     nursery.start_soon(self.launch, member)
             with trio.move_on_after(_LINKED_S) as patience:
                 for member in self.fleet.members:
-                    while (await member.watch.status()).connections < count - 1:
+                    while (await member.watch.status()).connections < count - 1:  # noqa: ASYNC110 - another process
                         await trio.sleep(_POLL_S)
                     phase.done += 1
             if patience.cancelled_caught:
@@ -197,7 +197,8 @@ class _Story:
     async def settle(self) -> dict[str, float | None]:
         """Wait until all nodes that are up hold the same; the moment at which each first did.
 
-        None for a node that did not: when nothing has moved for a long time this gives up, and the proof says what is missing.
+        None for a node that did not: when nothing has moved for a long time this gives up, and the proof says what is
+        missing.
         """
         since: dict[str, tuple[str, float]] = {}
         moved = trio.current_time()
@@ -292,7 +293,7 @@ class _Story:
                     nursery.start_soon(self.notice, member, victim, struck, killed)
                 await flow(numbered[third:], lambda item: len(item[1][2]), change)
             noticed = [seconds for seconds in killed.noticed_s.values() if seconds is not None]
-            phase.detail = f"{self.report.changes}; noticed by {len(noticed)} of {len(others)} nodes"
+            phase.detail = f"{self.report.changes}; suspected by {len(noticed)} of {len(others)} nodes"
             if noticed:
                 phase.detail += f" within {max(noticed):.2f} s"
         return victim
@@ -340,7 +341,7 @@ class _Story:
 
 
 async def play(path: Path, fleet: Fleet, report: Report, screen: Screen) -> None:
-    """Run the whole demonstration; the nodes still run when it returns. Raises Failed or MeshError, possibly in groups."""
+    """Run the whole demonstration; the nodes still run when it returns. Raises Failed or MeshError, also in groups."""
     async with trio.open_nursery() as nursery:
         story = _Story(fleet, report, screen, nursery)
         nursery.start_soon(screen.run)

@@ -1,12 +1,12 @@
 """The files that a demonstration stores: what lies under a path, and their bytes, one file at a time.
 
     taken      regular files; the key is the path relative to the root, with forward slashes, as bytes
-    skipped    symbolic links (none is followed, so nothing outside the root is read), sockets, pipes and devices, folders
-               named .git, what may not be read, values or keys above the limits; each is counted with its reason
+    skipped    symbolic links (none is followed, so nothing outside the root is read), sockets, pipes and devices,
+               folders named .git, what may not be read, values or keys above the limits; each counted by its reason
 
-Invariants: nothing is opened for writing; an open never blocks on a pipe or follows a link that was put in the place of a
-file meanwhile; no more of a file is read than the limit and a byte. What is read may differ from what was listed, since
-the files are somebody's own and may change: whoever needs the same bytes again compares digests.
+Invariants: nothing is opened for writing; an open never blocks on a pipe or follows a link that was put in the place
+of a file meanwhile; no more of a file is held than a little above the limit. What is read may differ from what was
+listed, since the files are somebody's own and may change: whoever needs the same bytes again compares digests.
 
 Deliberately absent: include and exclude patterns, and extended attributes, modes and times.
 """
@@ -55,7 +55,7 @@ class Tree:
     root: Path
     files: list[File] = attrs.Factory(list)
     skipped: Counter[str] = attrs.Factory(Counter)
-    bytes: int = 0
+    size: int = 0
 
     def skip(self, reason: str) -> None:
         """Leave one more out."""
@@ -77,7 +77,7 @@ class Tree:
             self.skip(TOO_LONG)
         else:
             self.files.append(File(entry_key, path, found.st_size))
-            self.bytes += found.st_size
+            self.size += found.st_size
 
 
 def _listed(folder: bytes, tree: Tree) -> Iterator[os.DirEntry[bytes]]:
@@ -129,7 +129,8 @@ def read_file(path: bytes, bytes_max: int) -> tuple[bytes, bytes] | None:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(f"{path!r} is a file no more")
-        parts, length = [], 0
+        parts: list[bytes] = []
+        length = 0
         while length <= bytes_max:
             part = os.read(descriptor, min(max(found.st_size - length, 4095) + 1, _READ_BYTES))
             if not part:

@@ -17,7 +17,7 @@ from ..security.identity import issue_files
 from .local import Choice
 from .program import Failed
 
-__all__ = ["identity"]
+__all__ = ["identity", "issue"]
 
 
 @click.group()

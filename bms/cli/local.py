@@ -25,7 +25,7 @@ from ..control import SOCKET_NAME, ControlClient, Status, open_control
 from ..errors import MeshError, NotFoundError, UnreachableError
 from ..values import Node, NodeState
 
-__all__ = ["ANSWER_S", "Choice", "local_node", "open_local", "resolve"]
+__all__ = ["ANSWER_S", "Choice", "local_node", "node_options", "open_local", "resolve"]
 
 ANSWER_S = 2.0
 _PREFIX_MIN = 4
@@ -56,16 +56,25 @@ class Choice:
         return " ".join([*named, "under", str(self.home)])
 
 
-def local_node(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Make a command of an async function whose first argument is the `ControlClient` of the node that is meant."""
+def node_options(function: Callable[..., None]) -> Callable[..., None]:
+    """The options that say which node is meant, as a `Choice` in the first argument."""
 
     @click.option("--home", type=click.Path(file_okay=False, path_type=Path), help="Folder of all nodes [BMS_HOME].")
     @click.option("--mesh", metavar="NAME", help="Which mesh, where nodes of several run here.")
     @click.option("--node", metavar="NODE", help="Which node of this machine: name, id, or folder.")
     @functools.wraps(function)
     def command(home: Path | None, mesh: str | None, node: str | None, **arguments: Any) -> None:
-        choice = Choice(home or default_home(), mesh, node)
+        function(Choice(home or default_home(), mesh, node), **arguments)
 
+    return command
+
+
+def local_node(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a command of an async function whose first argument is the `ControlClient` of the node that is meant."""
+
+    @node_options
+    @functools.wraps(function)
+    def command(choice: Choice, **arguments: Any) -> None:
         async def act() -> None:
             async with open_local(choice) as client:
                 await function(client, **arguments)

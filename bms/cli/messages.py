@@ -9,11 +9,12 @@ import base64
 import time
 
 import click
+import trio
 
 from ..control import ControlClient
 from ..log import printable
 from ..values import Message, Missed
-from .local import local_node, resolve
+from .local import Choice, local_node, node_options, open_local, resolve
 from .output import json_option, print_json, read_input, show_bytes
 
 __all__ = ["broadcast", "listen", "send"]
@@ -29,28 +30,39 @@ _topic = click.option("--topic", default="", help="The topic; without it the emp
     "--deadline", "deadline_s", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True,
     help="Seconds to go on trying.",
 )  # fmt: skip
-@local_node
-async def send(client: ControlClient, target: str, body: str | None, topic: str, deadline_s: float) -> None:
+@node_options
+def send(choice: Choice, target: str, body: str | None, topic: str, deadline_s: float) -> None:
     """Send a message to one node.
 
     NODE is its id, the beginning of one, or its name; BODY is text, or standard input with '-' or in a pipe. Returns
     when that node has it.
     """
     content = read_input(body, "BODY")
-    to = resolve(await client.nodes(), target)
-    await client.send(to.node_id, content, topic=topic, deadline_s=deadline_s)
+
+    async def act() -> None:
+        async with open_local(choice) as client:
+            to = resolve(await client.nodes(), target)
+            await client.send(to.node_id, content, topic=topic, deadline_s=deadline_s)
+
+    trio.run(act)
 
 
 @click.command()
 @click.argument("body", required=False)
 @_topic
-@local_node
-async def broadcast(client: ControlClient, body: str | None, topic: str) -> None:
+@node_options
+def broadcast(choice: Choice, body: str | None, topic: str) -> None:
     """Send a message to all nodes.
 
     Nobody acknowledges it; the number printed is of the nodes that it was queued for.
     """
-    count = await client.broadcast(read_input(body, "BODY"), topic=topic)
+    content = read_input(body, "BODY")
+
+    async def act() -> int:
+        async with open_local(choice) as client:
+            return await client.broadcast(content, topic=topic)
+
+    count = trio.run(act)
     click.echo(f"sent to {count} other node{'' if count == 1 else 's'}")
 
 
@@ -90,7 +102,8 @@ def _show(message: Message | Missed, form: str) -> None:
 async def listen(client: ControlClient, topic: str, count: int | None, form: str) -> None:
     """Print messages as they come.
 
-    One line each. JSON gives the body as text, null where it is none, and as base64.
+    One line each. JSON gives the body as text, null where it is none, and as base64. What had come for this command
+    and was not printed when it ends is gone.
     """
     left = count
     async with client.listen(topic) as messages:

@@ -10,7 +10,7 @@ import click
 import trio
 
 from ..control import ControlClient
-from ..control.verbs import plain
+from ..control.answers import plain
 from ..errors import DeliveryError
 from .local import local_node, resolve
 from .output import age, json_option, print_json, print_pairs, print_table

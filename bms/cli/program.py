@@ -39,8 +39,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 
-class Failed(click.ClickException):
-    """A command failed for a reason that has no class of its own."""
+Failed = click.ClickException
+"""A command failed for a reason that has no class of its own in the package: one line, exit status 1."""
 
 
 class LazyGroup(click.Group):

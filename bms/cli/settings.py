@@ -16,7 +16,7 @@ from ..config import Config, load, parse_setting, setting_fields
 from ..errors import ConfigError
 from .output import json_option, print_json
 
-__all__ = ["config", "overrides", "set_option"]
+__all__ = ["check", "config", "overrides", "set_option", "show"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

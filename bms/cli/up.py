@@ -27,7 +27,8 @@ import click
 import trio
 
 from ..config import Config, home, load
-from ..control import SOCKET_NAME, serve_control
+from ..control import SOCKET_NAME
+from ..control.server import serve_control
 from ..errors import UnreachableError
 from ..log import configure
 from ..mesh import Mesh, open_mesh

@@ -29,10 +29,9 @@ from ..errors import ClosedError, DeliveryError, LimitError, LocalProtocolError,
 from ..values import Address, KeyInfo, Message, Missed, Node, NodeId, NodeState, Value, Version, key_bytes
 from ..wire import FrameReader, LocalMessage, frame_message, parse_message_untrusted
 from ..wire.messages import Command, Failure, Item, Result
+from .answers import CANCEL, COMMANDS_MAX, Status
 from .failures import error_untrusted
 from .place import connect
-from .server import COMMANDS_MAX
-from .verbs import CANCEL, Status
 
 __all__ = ["CALLS_MAX", "STREAMS_MAX", "ControlClient", "Stream", "open_control"]
 

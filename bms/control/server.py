@@ -27,16 +27,16 @@ from ..errors import LimitError, MeshError, RemoteError, RemoteProtocolError
 from ..mesh import Mesh
 from ..wire import FrameReader, frame_message, parse_message_untrusted
 from ..wire.messages import Command, Item, Result
+from .answers import CANCEL, COMMANDS_MAX
 from .failures import failure
 from .place import listening
-from .verbs import CANCEL, STREAMS, VERBS, Arguments, Host
+from .verbs import STREAMS, VERBS, Arguments, Host
 
-__all__ = ["COMMANDS_MAX", "CONNECTIONS_MAX", "SEND_S", "serve_control"]
+__all__ = ["CONNECTIONS_MAX", "SEND_S", "serve_control"]
 
 log = logging.getLogger("bms.control")
 
 CONNECTIONS_MAX = 32
-COMMANDS_MAX = 64
 SEND_S = 60.0
 
 _FRAME_HEADROOM = 1 << 20

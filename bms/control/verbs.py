@@ -27,8 +27,7 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable
 from importlib import metadata
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 import blake3
@@ -36,18 +35,16 @@ import trio
 
 from ..errors import LocalProtocolError, NotFoundError, RefusedError
 from ..mesh import Mesh
-from ..values import Address
+from .answers import Status, plain
 
-__all__ = ["CANCEL", "STREAMS", "VERBS", "Arguments", "Host", "Put", "Status", "plain"]
+__all__ = ["STREAMS", "VERBS", "Arguments", "Host", "Put"]
 
-CANCEL = "cancel"
 ROWS_MAX = 256
 """Rows in one item of a stream."""
 
 Put = Callable[[object], Awaitable[None]]
 """Sends one item of a stream; waits while the client is slow."""
 
-T = TypeVar("T")
 _NUMBER: tuple[type, ...] = (int, float)
 _MISSING = object()
 
@@ -59,32 +56,6 @@ class Host:
     mesh: Mesh
     on_stop: Callable[[], None] | None
     started_at: float
-
-
-@attrs.frozen
-class Status:
-    """A running node in short. `nodes` counts members by state; `bytes` are those of all values; times in seconds.
-
-    Two nodes with equal `fingerprint` hold the same data. `position` counts what this store has applied in `epoch`.
-    """
-
-    node_id: str
-    name: str
-    mesh_id: str
-    mesh_name: str
-    address: str | None
-    folder: str | None
-    version: str
-    pid: int
-    uptime_s: float
-    nodes: dict[str, int]
-    connections: int
-    entries: int
-    bytes: int
-    tombstones: int
-    position: int
-    epoch: str
-    fingerprint: str
 
 
 class Arguments:
@@ -111,19 +82,6 @@ class Arguments:
         """All arguments that the verb knows were taken."""
         if self._left:
             raise self.misuse(f"there is no argument {min(self._left)!r}")
-
-
-def plain(value: Any) -> Any:
-    """A value of the API as the socket and JSON carry it: objects become maps of their fields, addresses text."""
-    if isinstance(value, Address | Path):
-        return str(value)
-    if attrs.has(type(value)):
-        return {field.name: plain(getattr(value, field.name)) for field in attrs.fields(type(value))}
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, str) else value
 
 
 def _version() -> str:

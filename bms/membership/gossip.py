@@ -30,6 +30,8 @@ __all__ = ["Gossip", "NodeEvent"]
 log = logging.getLogger("bms.membership")
 
 _CARDS_PER_MESSAGE = 64
+# Admission, record and details have 4 KiB each at most; every peer takes frames of this size.
+_CARD_BYTES_MAX = 16 * 1024
 
 
 @attrs.frozen
@@ -69,6 +71,7 @@ class Gossip:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive the view until cancelled."""
+        self.view.no_dials()
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
@@ -108,8 +111,9 @@ class Gossip:
         return [link for link in (self.pool.links.values() if self.pool else ()) if link.is_open]
 
     def _send_cards(self, link: Link, cards: list[list[object]]) -> None:
-        for start in range(0, len(cards), _CARDS_PER_MESSAGE):
-            if not link.send_nowait(Members(cards[start : start + _CARDS_PER_MESSAGE])):
+        count = min(_CARDS_PER_MESSAGE, link.peer.frame_bytes_max // _CARD_BYTES_MAX)
+        for start in range(0, len(cards), count):
+            if not link.send_nowait(Members(cards[start : start + count])):
                 self._counters.add("membership.cards_unsent")
 
     def _receive_members(self, link: Link, message: Members) -> None:

@@ -126,10 +126,11 @@ class View:
         if record.state == LEFT:
             effects += self._become(member, NodeState.LEFT, now)
             member.next_dial = None
-        elif member.state is NodeState.LEFT or (record.boot > was.boot and not member.linked):
+        elif not member.linked and (member.state is NodeState.LEFT or record.boot > was.boot):
             member.state, member.since = NodeState.SUSPECT, now
             self._dial_soon(member, now)
         else:
+            effects += self._become(member, NodeState.ALIVE, now) if member.state is NodeState.LEFT else []
             effects.append(Changed(node_id, "updated"))
             if not member.linked:
                 self._dial_soon(member, now)
@@ -173,10 +174,15 @@ class View:
             self._redial_interval_max_s, max(self._redial_interval_s, member.dial_wait_s * 2)
         )
         member.next_dial = now + wait_s * self._chance.uniform(0.75, 1.25)
-        overdue = now - member.since >= self._suspicion_timeout_s
+        overdue = now >= member.since + self._suspicion_timeout_s
         if member.state is NodeState.SUSPECT and (overdue or (refused and member.heard_at is not None)):
             return self._become(member, NodeState.FAILED, now)
         return []
+
+    def no_dials(self) -> None:
+        """Whoever dials has started anew: no dial is under way."""
+        for member in self.members.values():
+            member.dialing = False
 
     def forget(self, node_id: NodeId) -> None:
         """Drop all that is known of a node."""
@@ -188,10 +194,13 @@ class View:
         """What is due: dials, suspicions that ran out, members to forget."""
         effects: list[Effect] = []
         for node_id, member in list(self.members.items()):
-            age_s = now - member.since
-            if member.state is NodeState.SUSPECT and not member.linked and age_s >= self._suspicion_timeout_s:
-                effects += self._become(member, NodeState.FAILED, now)
-            elif member.state in (NodeState.FAILED, NodeState.LEFT) and not member.linked and age_s >= self._forget_s:
+            if member.linked:
+                continue
+            # The sums are those of `deadline`: a difference may round to just below, and then nothing would be due.
+            if member.state is NodeState.SUSPECT:
+                if now >= member.since + self._suspicion_timeout_s:
+                    effects += self._become(member, NodeState.FAILED, now)
+            elif now >= member.since + self._forget_s:
                 self.forget(node_id)
         return effects + self._due(now)
 

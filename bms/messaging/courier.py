@@ -128,19 +128,22 @@ class Courier:
                     raise DeliveryError(f"{to.short} has restarted; whether it had the message is unknown")
                 boot = None
             boot = boot or link.boot
-            state.busy = False
+            # From here to an answer it may have been delivered, also when the deadline ends the call.
+            earlier, state.sent, state.busy = state.sent, True, False
             try:
                 await link.call(Note(0, boot, counter, topic, body, sent_at))
                 return
             except DeliveryError:
-                state.sent = True
                 self._counters.add("messaging.retries")
             except UnreachableError:
+                state.sent = earlier
                 self._counters.add("messaging.retries")
             except RemoteError as error:
-                if error.kind != "busy":
+                state.sent = earlier
+                # Too old at the first try: thousands of others overtook it while it waited for a link.
+                if error.kind != "busy" and (error.kind != "too_old" or earlier):
                     raise _refusal(error) from None
-                state.busy = True
+                state.busy = error.kind == "busy"
                 if not state.sent:
                     counter = self._next()
                 self._counters.add("messaging.pushed_back")
@@ -168,7 +171,8 @@ class Courier:
                 except DeliveryError:
                     raise
                 except UnreachableError:
-                    continue  # the link had ended before anything was sent: wait for the next
+                    state.sent = False  # the link had ended before that: wait for the next
+                    continue
                 except RemoteError as error:
                     if error.kind != "busy":
                         raise _refusal(error) from None
@@ -206,9 +210,12 @@ class Courier:
         message = Broadcast(counter, topic, body, int(self._wall_time() * 1000))
         count = 0
         for link in self._links():
-            if link.send_nowait(message):
-                count += 1
-            else:
+            try:
+                taken = link.send_nowait(message)
+            except LimitError:
+                taken = False  # larger than the frames of that one peer
+            count += taken
+            if not taken:
                 self._counters.add("messaging.broadcasts_unsent")
         self._topics.publish(self._message(self._node_id, self.boot, counter, topic, body, message.sent_at))
         self._counters.add("messaging.broadcast")
@@ -247,11 +254,14 @@ class Courier:
     def _message(self, sender: NodeId, boot: int, counter: int, topic: str, body: bytes, sent_ms: int) -> Message:
         return Message(f"{sender}-{boot}-{counter}", sender, topic, body, sent_ms / 1000)
 
-    def _window(self, link: Link) -> DeliveryWindow:
+    def _window(self, link: Link) -> DeliveryWindow | None:
+        """The window of the peer's boot; None for an older boot than one that was heard, whose window is gone."""
         boot, window = self._windows.get(link.node_id, (0, None))
-        if window is None or boot != link.boot:
+        if window is None or boot < link.boot:
             window = DeliveryWindow()
             self._windows[link.node_id] = (link.boot, window)
+        elif boot > link.boot:
+            return None
         return window
 
     def _may_send(self, link: Link, topic: str) -> bool:
@@ -271,8 +281,8 @@ class Courier:
         if note.boot != self.boot:
             return Error(note.id, "other_boot", "this node has restarted since")
         window = self._window(link)
-        verdict = window.check(note.counter)
-        if verdict is Verdict.TOO_OLD:
+        verdict = Verdict.TOO_OLD if window is None else window.check(note.counter)
+        if window is None or verdict is Verdict.TOO_OLD:
             return Error(note.id, "too_old", "whether this message was delivered is not remembered")
         if verdict is Verdict.NEW:
             message = self._message(link.node_id, link.boot, note.counter, note.topic, note.body, note.sent_at)
@@ -288,7 +298,7 @@ class Courier:
         if not self._may_send(link, message.topic):
             return
         window = self._window(link)
-        if window.check(message.counter) is Verdict.NEW:
+        if window is not None and window.check(message.counter) is Verdict.NEW:
             window.take(message.counter)
             self._counters.add("messaging.received")
             self._topics.publish(
@@ -328,8 +338,11 @@ class Courier:
         finally:
             server.under_way -= 1
         try:
-            await link.send(reply)
-        except (UnreachableError, LimitError):
+            try:
+                await link.send(reply)
+            except LimitError as error:  # the peer takes smaller frames than this node
+                await link.send(Error(request.id, "LimitError", str(error)))
+        except UnreachableError:
             self._counters.add("messaging.answers_unsent")
 
     async def serve_requests(

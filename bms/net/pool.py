@@ -61,7 +61,7 @@ class Pool:
         self.links: dict[NodeId, Link] = {}
         self._introduce = introduce
         self._trust = trust
-        self._contexts = make_contexts(introduce().identity)
+        self._contexts = make_contexts(introduce().identity) if world.secure is None else None
         self._config = config
         self._world = world
         self._counters = counters
@@ -70,7 +70,7 @@ class Pool:
         self._on_down = on_down
         self._nursery: trio.Nursery | None = None
         """Where links are served: they outlive the listener that accepted them."""
-        self._all: set[Link] = set()
+        self._all: dict[Link, None] = {}  # in the order they came up
         self._emptied = trio.Event()
         self._handshakes: Counter[str] = Counter()
         self._is_draining = False
@@ -160,10 +160,7 @@ class Pool:
             self._handshakes[host] += 1
         try:
             with trio.fail_after(self._config.limits.handshake_timeout_s):
-                if self._config.enable_encryption:
-                    channel = await open_channel(stream, self._contexts, server_side=not dialed)
-                else:
-                    channel = StreamChannel(stream, stream)
+                channel = await self._secure(stream, server_side=not dialed)
                 peer, reader, waiting = await shake_hands(
                     channel,
                     self._introduce(),
@@ -201,6 +198,15 @@ class Pool:
             if channel is not None:
                 await channel.aclose()
 
+    async def _secure(self, stream: trio.abc.Stream, *, server_side: bool) -> Channel:
+        if not self._config.enable_encryption:
+            return StreamChannel(stream, stream)
+        if self._contexts is not None:
+            return await open_channel(stream, self._contexts, server_side=server_side)
+        assert self._world.secure is not None
+        channel: Channel = await self._world.secure(stream, self._introduce().identity, server_side)
+        return channel
+
     def _admit(self, peer: Peer, dialed: bool) -> None:
         """Refuse a proven peer whose link would not stay."""
         old = self.link(peer.node_id)
@@ -224,7 +230,7 @@ class Pool:
         """Make `link` the one that is used for its node; the one it replaces back."""
         old = self.links.get(link.node_id)
         self.links[link.node_id] = link
-        self._all.add(link)
+        self._all[link] = None
         self._counters.add("net.links_opened")
         log.info("link with %s %s", link.node_id.short, link.peer.record.name)
         self._on_up(link)
@@ -240,7 +246,7 @@ class Pool:
                 nursery.cancel_scope.cancel()
         finally:
             link.end("cancelled", CloseCode.GOING_AWAY)
-            self._all.discard(link)
+            self._all.pop(link, None)
             if not self._all:
                 self._emptied.set()
             self._counters.add("net.bytes_sent", link.bytes_sent)
@@ -278,6 +284,8 @@ class Pool:
             raise UnreachableError(f"{address} does not answer") from None
         except OSError as error:
             raise UnreachableError(f"{address}: {_os_reason(error)}") from error
+        except ValueError as error:  # UnicodeError among them: a host that IDNA cannot encode
+            raise UnreachableError(f"{address} is no address: {error}") from error
         try:
             link = await self._shake(stream, "", dialed=True)
         except DuplicateLinkError:
@@ -314,7 +322,8 @@ def _os_reason(error: OSError) -> str:
 
 def _address_of(stream: trio.abc.Stream) -> Address | None:
     if not isinstance(stream, trio.SocketStream):
-        return None
+        known = getattr(stream, "peer_address", None)  # other networks' streams may say it
+        return known if isinstance(known, Address) else None
     try:
         host, port = stream.socket.getpeername()[:2]
     except OSError:

@@ -16,7 +16,8 @@
   that commit go on.
 - Reads use a connection of their own on the caller's thread: WAL lets them run beside the writer, on the last commit.
 
-`threads=False`, and every database in memory, does the same on the caller's thread, one operation a commit. Absent:
+`threads=False`, and every database in memory, does the same on the caller's thread, one operation a commit, each after
+`disk_wait`, by which a simulated disk takes its time; `vfs` names the file system of SQLite that stands for it. Absent:
 encryption at rest, and reads that wait for a particular write (a returned write is visible to the reads after it).
 """
 
@@ -26,7 +27,7 @@ import logging
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -92,11 +93,14 @@ class Database:
         queue_operations_max: int = 4096,
         queue_bytes_max: int = 64 * 1024 * 1024,
         cache_bytes: int = 8 * 1024 * 1024,
+        vfs: str | None = None,
+        disk_wait: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.path = path
         self.failing: str | None = None
         self.commits = 0
         self._threads = threads and path is not None
+        self._disk_wait = disk_wait
         self._queue_operations_max = queue_operations_max
         self._queue_bytes_max = queue_bytes_max
         self._lock: FolderLock | None = None
@@ -105,8 +109,8 @@ class Database:
         else:
             self._lock = FolderLock(path)
             try:
-                self._writer = open_connection(path, writer=True)
-                self._reader = open_connection(path, writer=False)
+                self._writer = open_connection(path, writer=True, vfs=vfs)
+                self._reader = open_connection(path, writer=False, vfs=vfs)
             except BaseException:
                 self._lock.release()
                 raise
@@ -168,7 +172,7 @@ class Database:
         """
         self._check_open()
         if not self._threads:
-            await trio.lowlevel.checkpoint_if_cancelled()
+            await (trio.lowlevel.checkpoint_if_cancelled() if self._disk_wait is None else self._disk_wait())
             result = self.write_now(operation)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return result

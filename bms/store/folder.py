@@ -72,15 +72,15 @@ def store_error(error: apsw.Error, what: str) -> StoreError:
     return StoreError(f"{what}: {error}")
 
 
-def open_connection(path: Path, *, writer: bool) -> apsw.Connection:
+def open_connection(path: Path, *, writer: bool, vfs: str | None = None) -> apsw.Connection:
     """Open the file: WAL, every commit fsynced. The writer makes the file if need be and checks it; readers cannot
-    change it.
+    change it. `vfs` is SQLite's name of the file system, if not the system's own.
     """
     try:
         if writer and not path.exists():
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         flags = apsw.SQLITE_OPEN_READWRITE
-        connection = apsw.Connection(str(path), flags=flags, statementcachesize=200)
+        connection = apsw.Connection(str(path), flags=flags, vfs=vfs, statementcachesize=200)
     except OSError as error:
         raise StoreError(
             f"the store {path} cannot be opened: {error.strerror}: check the folder's owner and rights"

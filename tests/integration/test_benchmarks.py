@@ -45,7 +45,11 @@ def outputs() -> Iterator[dict[str, tuple[int, str, str]]]:
         for name in NAMES
     }
     try:
-        yield {name: (*process.communicate(timeout=TIMEOUT_S), process.returncode)[::-1] for name, process in running.items()}
+        found = {}
+        for name, process in running.items():
+            output, errors = process.communicate(timeout=TIMEOUT_S)
+            found[name] = (process.returncode, errors, output)
+        yield found
     finally:
         for process in running.values():
             process.kill()

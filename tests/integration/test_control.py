@@ -16,11 +16,12 @@ import trio.testing
 
 import bms
 from bms import errors
-from bms.control import SOCKET_NAME, ControlClient, open_control, serve_control
+from bms.control import SOCKET_NAME, ControlClient, open_control
+from bms.control.answers import COMMANDS_MAX
 from bms.control.client import STREAMS_MAX
 from bms.control.failures import error_untrusted, failure
 from bms.control.place import connect, listening
-from bms.control.server import COMMANDS_MAX, CONNECTIONS_MAX
+from bms.control.server import CONNECTIONS_MAX, serve_control
 from bms.control.verbs import VERBS, Arguments, Host
 from bms.wire import FrameReader, frame, frame_message, parse_message_untrusted
 from bms.wire.messages import Command, Failure, Item, Ping, Result
