@@ -243,7 +243,7 @@ async def linked(mesh: Mesh, count: int) -> list[str]:
 
 
 def until(end: float) -> Iterator[float]:
-    """The time now, again and again until `end` (both of `time.perf_counter`); at least once, however busy the machine."""
+    """The time now, again and again until `end` (`time.perf_counter`); at least once, however busy the machine."""
     yield time.perf_counter()
     while (now := time.perf_counter()) < end:
         yield now

@@ -149,6 +149,16 @@ class Raw:
         welcome: Welcome = await self.receive_a(Welcome)
         return welcome
 
+    async def admit(self, identity: Identity, welcome: Welcome) -> None:
+        """The whole handshake as the listening side, ending with this welcome."""
+        await self.receive_a(Hello)
+        mine = encode_message(hello_of(identity))
+        spkis = (spki_sha256(self.stream.getpeercert(True)), spki_sha256(leaf_of(identity)))
+        signature = identity.node_key.sign(DOMAIN, _transcript(1, spkis, (self.hellos[1], mine)))
+        await self.send(frame(mine), Proof(signature))
+        await self.receive_a(Proof)
+        await self.send(welcome)
+
 
 async def plain(
     address: Address, *, source: str | None = None, receive_buffer: int | None = None

@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from bms.counters import Counters
+from bms.errors import ClosedError
 from bms.supervisor import BACKOFF_MAX_S, BACKOFF_S, Supervisor
 
 
@@ -96,3 +97,77 @@ async def test_a_first_start_that_fails_raises_what_kept_it_and_stops_nothing_el
             await supervisor.start(Refuser())
         assert supervisor.health()["a"].state == "running"
         await supervisor.stop()
+
+
+class Stubborn:
+    """A subsystem that fails while it is being stopped."""
+
+    name = "stubborn"
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise OSError("the folder is gone")
+
+
+class Slow:
+    """A subsystem that never gets as far as serving."""
+
+    name = "slow"
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await trio.sleep_forever()
+
+
+async def test_a_crash_while_being_stopped_does_not_leave_the_supervisor(caplog: pytest.LogCaptureFixture) -> None:
+    counters = Counters()
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor(nursery, counters)
+        await supervisor.start(Stubborn())
+        await supervisor.stop()
+        assert not supervisor.health()
+        await supervisor.start(Stubborn())
+        nursery.cancel_scope.cancel()
+    assert counters["supervisor.crashes"] == 2
+    assert "the folder is gone" in caplog.text
+
+
+async def test_a_subsystem_that_could_not_start_is_forgotten() -> None:
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor(nursery, Counters())
+        with pytest.raises(OSError, match="no"):
+            await supervisor.start(Refuser())
+        assert not supervisor.health()
+
+
+async def test_a_start_in_a_nursery_that_is_closed_leaves_nothing_to_wait_for() -> None:
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor(nursery, Counters())
+    with pytest.raises(RuntimeError, match="closed"):
+        await supervisor.start(Slow())
+    with trio.fail_after(5):
+        await supervisor.stop()
+
+
+async def test_a_subsystem_that_is_stopped_while_it_starts_says_so_to_its_starter() -> None:
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor(nursery, Counters())
+        outcomes: list[str] = []
+
+        async def start() -> None:
+            with pytest.raises(ClosedError, match="stopped while it started"):
+                await supervisor.start(Slow())
+            outcomes.append("refused")
+
+        nursery.start_soon(start)
+        await trio.testing.wait_all_tasks_blocked()
+        supervisor.cancel()
+        async with trio.open_nursery() as both:  # two may wait for the same end
+            both.start_soon(supervisor.stop)
+            both.start_soon(supervisor.stop)
+        await trio.testing.wait_all_tasks_blocked()
+        assert outcomes == ["refused"]
+        with pytest.raises(ClosedError):
+            await supervisor.start(Worker("late", []))
