@@ -128,6 +128,8 @@ class Life:
         self._incarnation = 1
         self._state = ALIVE
         self._observed: list[str] = []
+        self._main: Address | None = None
+        self._extra_listeners = 0
         self._supervisor: Supervisor | None = None
         self._trust = trust
         self.record = self._make_record()
@@ -171,17 +173,16 @@ class Life:
             await self.start_listener()
             await self.start_discovery()
         except BaseException:
-            with trio.CancelScope(shield=True):
-                supervisor.cancel()
-                await supervisor.stop()
+            await self.stop(0)
             raise
 
-    async def start_listener(self) -> None:
-        """Bind `listen_address`; UnreachableError if that cannot be."""
+    async def start_listener(self, address: Address | None = None) -> None:
+        """Bind `address`, or else `listen_address`; UnreachableError if that cannot be."""
         assert self._supervisor is not None
-        address = Address.parse(self.config.listen_address)
-        if self.config.tcp_port is not None:
-            address = Address(address.host, self.config.tcp_port)
+        if address is None:
+            address = Address.parse(self.config.listen_address)
+            if self.config.tcp_port is not None:
+                address = Address(address.host, self.config.tcp_port)
         await self._supervisor.start(_Listener(address, self.pool, self._bound))
 
     async def start_discovery(self) -> None:
@@ -207,24 +208,38 @@ class Life:
 
         def remember(address: Address) -> None:
             bound.append(address)
-            self.listening.append(address)
-            self._renew()
+            if address not in self.listening:  # otherwise it is bound again, after a crash
+                self.listening.append(address)
+                self._renew()
 
         listener = _Listener(address, self.pool, remember)
-        listener.name = f"listener {address} {len(self.listening)}"
-        await self._supervisor.start(listener)
+        self._extra_listeners += 1
+        listener.name = f"listener {address} {self._extra_listeners}"
+        try:
+            await self._supervisor.start(listener)
+        except BaseException:
+            self.listening = [address for address in self.listening if address not in bound]
+            raise
         return bound[0]
 
     async def restart(self, names: Iterable[str], config: Config) -> None:
-        """Put `config` in force, running the named subsystems anew."""
+        """Put `config` in force, running the named subsystems anew; if that fails, the old one as it was, and raise."""
+        old, main, names = self.config, self._main, list(names)
+        try:
+            await self._restart(names, config, None)
+        except Exception:
+            await self._restart(names, old, main)
+            raise
+
+    async def _restart(self, names: list[str], config: Config, main: Address | None) -> None:
         assert self._supervisor is not None
         self.config = config
         self.pool.reconfigure(config)
-        names = list(names)
         await self._supervisor.stop(names)
         if "listener" in names:
-            self.listening[:1] = []
-            await self.start_listener()
+            self.listening = [address for address in self.listening if address != self._main]
+            self._main = None
+            await self.start_listener(main)
         if "discovery" in names:
             await self.start_discovery()
         self._renew()
@@ -234,19 +249,20 @@ class Life:
         supervisor = self._supervisor
         if supervisor is None:
             return
-        with trio.CancelScope(shield=True):
-            try:
-                self.pool.refuse()
-                if drain_s > 0:
+        try:
+            self.pool.refuse()
+            if drain_s > 0:
+                with trio.CancelScope(shield=True):
                     await supervisor.stop(["discovery", *(name for name in supervisor.health() if "listener" in name)])
-                    self._state = LEFT
-                    self._renew()
-                    await self.pool.drain(drain_s)
-            finally:
-                self._topics.close()
-                supervisor.cancel()
+                self._state = LEFT
+                self._renew()
+                await self.pool.drain(drain_s)
+        finally:
+            self._topics.close()
+            supervisor.cancel()
+            with trio.CancelScope(shield=True):
                 await supervisor.stop()
-                self._supervisor = None
+            self._supervisor = None
 
     def health(self) -> dict[str, Condition]:
         """The condition of each subsystem."""
@@ -293,6 +309,7 @@ class Life:
         self.gossip.announce()
 
     def _bound(self, address: Address) -> None:
+        self._main = address
         if address not in self.listening:
             self.listening.insert(0, address)
             self._renew()

@@ -44,6 +44,7 @@ log = logging.getLogger("bms")
 _SWITCH_INTERVAL_S = 0.0005
 _CLOSE_S = 0.2
 _SCAN_PAGE = 500
+_BROADCASTS_A_TURN = 32
 _FOLDERS_MAX = 64
 _RESTARTED_BY = {
     "listen_address": "listener",
@@ -142,7 +143,11 @@ class Mesh:
         self._config = config
         self._world = world
         self._life: Life | None = None
+        self._turn = trio.Lock()
+        """Who starts, ends or changes the life; one after the other."""
+        self._starting: trio.CancelScope | None = None
         self._is_closed = False
+        self._broadcasts = 0
         self.counters = Counters()
         self._home = home() if world.home is None else world.home
         self._database, self._folder = self._open_database()
@@ -212,12 +217,22 @@ class Mesh:
         """Run the node in `nursery`; returns once its listener is bound and it serves.
 
         Raises UnreachableError (the address cannot be bound), StoreError, LocalProtocolError (it runs already),
-        ClosedError (after `shutdown`). Nothing is left running then.
+        ClosedError (after `shutdown`, or stopped meanwhile). Nothing is left running then.
         """
-        if self._is_closed:
-            raise ClosedError("this mesh was shut down; make another with init")
-        if self._life is not None:
-            raise LocalProtocolError("this mesh is running already")
+        async with self._turn:
+            if self._is_closed:
+                raise ClosedError("this mesh was shut down; make another with init")
+            if self._life is not None:
+                raise LocalProtocolError("this mesh is running already")
+            with trio.CancelScope() as self._starting:
+                try:
+                    self._life = await self._new_life(nursery)
+                    return
+                finally:
+                    self._starting = None
+            raise ClosedError("this mesh was stopped while it started")
+
+    async def _new_life(self, nursery: trio.Nursery) -> Life:
         # With the default of 5 ms a busy Trio loop starves the store's writing thread.
         sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_INTERVAL_S))
         boot = await self._entries.next_boot(int(self._world.wall_time() * 1000))
@@ -235,18 +250,14 @@ class Mesh:
             boot=boot,
             registry_folder=registry,
         )
-        self._life = life
-        try:
-            await life.start(nursery)
-        except BaseException:
-            self._life = None
-            raise
+        await life.start(nursery)
+        return life
 
     async def stop(self) -> None:
         """Leave the mesh: refuse new work, tell the others, send what is queued (at most `limits.drain_timeout_s`),
         end.
 
-        Harmless when it is not running. May be started again.
+        Harmless when it is not running. May be started again. Cancelled, it sends no more and ends at once.
         """
         await self._end(self._config.limits.drain_timeout_s)
 
@@ -255,16 +266,21 @@ class Mesh:
             await self._end(_CLOSE_S)
 
     async def _end(self, drain_s: float) -> None:
-        life, self._life = self._life, None
-        if life is not None:
-            await life.stop(drain_s)
+        if self._starting is not None:
+            self._starting.cancel()
+        async with self._turn:
+            life, self._life = self._life, None
+            if life is not None:
+                await life.stop(drain_s)
 
     async def shutdown(self) -> None:
         """Stop for good and close the store. Idempotent; works under cancellation."""
-        await self.stop()
-        if not self._is_closed:
-            self._is_closed = True
+        try:
+            await self.stop()
+        finally:
             with trio.CancelScope(shield=True):
+                await self._end(_CLOSE_S)  # has been done, unless that was cancelled while it waited for its turn
+                self._is_closed = True
                 await self._database.aclose()
 
     async def reconfigure(self, config: Config | None = None, **fields: Any) -> Changes:
@@ -273,6 +289,11 @@ class Mesh:
         Raises ConfigError if it is invalid or names a field that only a new node can take; the old one stays in force
         then.
         """
+        async with self._turn:
+            with trio.CancelScope(shield=True):  # all of it or nothing, and never without a listener
+                return await self._reconfigure(config, fields)
+
+    async def _reconfigure(self, config: Config | None, fields: dict[str, Any]) -> Changes:
         new = (config or self._config).evolve(**fields) if fields else (config or self._config)
         changed = changes(self._config, new)
         for field in changed:
@@ -282,12 +303,7 @@ class Mesh:
                 )
         restarted = tuple(dict.fromkeys(_RESTARTED_BY[field] for field in changed if field in _RESTARTED_BY))
         if self._life is not None and changed:
-            old = self._config
-            try:
-                await self._life.restart(restarted, new)
-            except Exception:
-                await self._life.restart(restarted, old)
-                raise
+            await self._life.restart(restarted, new)
         self._config = new
         return Changes(changed, restarted if self._life is not None else ())
 
@@ -420,7 +436,12 @@ class Mesh:
 
         It is not acknowledged; a node that is too slow loses it and sees `Missed`.
         """
-        await trio.lowlevel.checkpoint()
+        # A full checkpoint costs more than the rest of this; one in a few calls is enough to let the others run.
+        self._broadcasts += 1
+        if self._broadcasts % _BROADCASTS_A_TURN:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        else:
+            await trio.lowlevel.checkpoint()
         return self._running().courier.broadcast(bytes(body), topic)
 
     def subscribe(self, topic: str = "") -> AbstractAsyncContextManager[Subscription]:

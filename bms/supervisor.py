@@ -24,6 +24,7 @@ import attrs
 import trio
 
 from .counters import Counters
+from .errors import ClosedError
 
 __all__ = ["BACKOFF_MAX_S", "BACKOFF_S", "Condition", "Subsystem", "Supervisor"]
 
@@ -70,15 +71,22 @@ class Supervisor:
         self._nursery = nursery
         self._counters = counters
         self._units: dict[str, _Unit] = {}
+        self._is_cancelled = False
 
     async def start(self, subsystem: Subsystem) -> None:
-        """Run a subsystem; returns when it serves, or raises what kept it from that."""
+        """Run a subsystem; returns when it serves, or raises what kept it from that. ClosedError after `cancel`."""
+        if self._is_cancelled:
+            raise ClosedError(f"{subsystem.name} does not start: the node stops")
         unit = _Unit(subsystem)
         self._units[subsystem.name] = unit
         try:
             await self._nursery.start(self._supervise, unit)
         except BaseException:
             unit.scope.cancel()
+            # It never ran (the nursery was closed) or has ended; otherwise it serves still, and `stop` waits for it.
+            if unit.state in ("starting", "stopped"):
+                unit.done.set()
+                self._forget(unit)
             raise
 
     async def stop(self, names: Iterable[str] | None = None) -> None:
@@ -88,10 +96,15 @@ class Supervisor:
             if chosen is None or name in chosen:
                 unit.scope.cancel()
                 await unit.done.wait()
-                del self._units[name]
+                self._forget(unit)
+
+    def _forget(self, unit: _Unit) -> None:
+        if self._units.get(unit.subsystem.name) is unit:
+            del self._units[unit.subsystem.name]
 
     def cancel(self) -> None:
-        """Cancel all at once, without waiting."""
+        """Cancel all at once, without waiting; none is started any more."""
+        self._is_cancelled = True
         for unit in self._units.values():
             unit.scope.cancel()
 
@@ -100,35 +113,51 @@ class Supervisor:
         return {name: Condition(unit.state, unit.crashes, unit.reason) for name, unit in self._units.items()}
 
     async def _supervise(self, unit: _Unit, *, task_status: trio.TaskStatus[None]) -> None:
-        served = False
-        wait_s = BACKOFF_S
         try:
-            with unit.scope:
-                while True:
-                    since = trio.current_time()
-                    try:
-                        async with trio.open_nursery() as nursery:
-                            await nursery.start(unit.subsystem.run)
-                            unit.state = "running"
-                            if not served:
-                                served = True
-                                task_status.started()
-                        return
-                    except Exception as error:
-                        if not served:
-                            raise _alone(error) from None
-                        unit.crashes += 1
-                        unit.state = "restarting"
-                        unit.reason = repr(_alone(error))
-                        self._counters.add("supervisor.crashes")
-                        log.exception("%s crashed; it is started again", unit.subsystem.name)
-                    if trio.current_time() - since > _QUIET_S:
-                        wait_s = BACKOFF_S
-                    await trio.sleep(wait_s)
-                    wait_s = min(BACKOFF_MAX_S, wait_s * 2)
+            await self._run(unit, task_status)
+            if unit.state == "starting":
+                raise ClosedError(f"{unit.subsystem.name} was stopped while it started")
+        except BaseExceptionGroup as group:
+            # A group has met more than its stop. What is not a cancellation crashed while it was being stopped.
+            crash, others = group.split(Exception)
+            if unit.state == "starting" or crash is None:
+                raise
+            unit.crashes += 1
+            unit.reason = repr(_alone(crash))
+            self._counters.add("supervisor.crashes")
+            log.error("%s crashed while it was stopped", unit.subsystem.name, exc_info=crash)
+            if others is not None:
+                raise others from None
         finally:
             unit.state = "stopped"
             unit.done.set()
+
+    async def _run(self, unit: _Unit, task_status: trio.TaskStatus[None]) -> None:
+        served = False
+        wait_s = BACKOFF_S
+        with unit.scope:
+            while True:
+                since = trio.current_time()
+                try:
+                    async with trio.open_nursery() as nursery:
+                        await nursery.start(unit.subsystem.run)
+                        unit.state = "running"
+                        if not served:
+                            served = True
+                            task_status.started()
+                    return
+                except Exception as error:
+                    if not served:
+                        raise _alone(error) from None
+                    unit.crashes += 1
+                    unit.state = "restarting"
+                    unit.reason = repr(_alone(error))
+                    self._counters.add("supervisor.crashes")
+                    log.exception("%s crashed; it is started again", unit.subsystem.name)
+                if trio.current_time() - since > _QUIET_S:
+                    wait_s = BACKOFF_S
+                await trio.sleep(wait_s)
+                wait_s = min(BACKOFF_MAX_S, wait_s * 2)
 
 
 def _alone(error: Exception) -> Exception:

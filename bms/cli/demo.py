@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import MeshError
+from ..errors import MeshError, StoreError
 from .output import json_option, print_json
 from .program import Failed
 
@@ -244,6 +244,8 @@ def _explained(error: BaseException, fleet: Fleet | None) -> BaseException:
     for leaf in leaves:
         if isinstance(leaf, Failed):
             return leaf
+        if isinstance(leaf, StoreError) and fleet is not None:
+            return Failed(f"{leaf}. The nodes' files are under {fleet.folder.parent}: set TMPDIR to another disk")
     return leaves[0]
 
 

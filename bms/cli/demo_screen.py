@@ -66,8 +66,8 @@ def summary(report: Report) -> list[str]:
         lines.append(f"{killed.name} was killed; suspected by {seen}.")
     if killed is not None and killed.caught_up_s is not None and killed.caught_up_bytes is not None:
         lines.append(
-            f"{killed.name} missed {report.changes}; it served {killed.restarted_s:.2f} s after its restart "
-            f"and was equal {killed.caught_up_s:.2f} s later, with {size_text(killed.caught_up_bytes)} on the wire."
+            f"{killed.name} came back: it served {killed.restarted_s:.2f} s after its restart and held all "
+            f"{killed.caught_up_s:.2f} s later, with {size_text(killed.caught_up_bytes)} on the wire."
         )
     if report.is_good:
         count, entries = len(report.nodes), report.nodes[0].entries

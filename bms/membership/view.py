@@ -127,7 +127,8 @@ class View:
             effects += self._become(member, NodeState.LEFT, now)
             member.next_dial = None
         elif not member.linked and (member.state is NodeState.LEFT or record.boot > was.boot):
-            member.state, member.since = NodeState.SUSPECT, now
+            effects += self._become(member, NodeState.SUSPECT, now)
+            member.since = now
             self._dial_soon(member, now)
         else:
             effects += self._become(member, NodeState.ALIVE, now) if member.state is NodeState.LEFT else []

@@ -22,7 +22,6 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import attrs
 import outcome
 import trio
 
@@ -110,6 +109,8 @@ class Link:
         self._room = trio.Event()
         self._calls: dict[int, trio.lowlevel.Task] = {}
         self._answered = trio.Event()
+        # Callers that were answered by one read ask again together: their requests go out together, by the writer.
+        self._answered_together = 0
         self._last_id = 0
         self._farewell: Close | None = None
         self._last_words: bytes | None = None
@@ -152,10 +153,9 @@ class Link:
             raise UnreachableError(f"the link to {self.node_id.short} has ended: {self.reason}")
         self._last_id += 1
         request_id = self._last_id
-        numbered: AnyMessage = attrs.evolve(message, id=request_id)  # type: ignore[arg-type]  # not all messages have one
-        self._enqueue(numbered)
+        self._enqueue(message, request_id)
         self._calls[request_id] = trio.lowlevel.current_task()
-        if len(self._calls) == 1 and not self._is_corked:
+        if len(self._calls) == 1 and self._answered_together < 2:
             self._flush_nowait()
         else:
             self._wake.set()
@@ -175,8 +175,8 @@ class Link:
         self._room = trio.Event() if self._room.is_set() else self._room
         await self._room.wait()
 
-    def _enqueue(self, message: AnyMessage) -> None:
-        data = frame_message(message)
+    def _enqueue(self, message: AnyMessage, request_id: int | None = None) -> None:
+        data = frame_message(message, request_id)
         if len(data) - 4 > self.peer.frame_bytes_max:
             raise LimitError(f"a message of {len(data) - 4} bytes; the peer takes {self.peer.frame_bytes_max}")
         kind = message.TYPE
@@ -251,6 +251,7 @@ class Link:
                 progress = 0
             # Replies to all that came together go out together.
             self._is_corked = True
+            self._answered_together = 0
             try:
                 for payload in payloads:
                     self._receive_untrusted(payload)
@@ -270,6 +271,7 @@ class Link:
             task = self._calls.pop(message.id, None)
             if not self._calls:
                 self._answered.set()
+            self._answered_together += 1
             if task is not None:  # otherwise its caller has given up
                 trio.lowlevel.reschedule(task, outcome.Value(message))
         elif isinstance(message, Ping):

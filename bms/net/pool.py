@@ -145,6 +145,10 @@ class Pool:
         except MeshError as error:
             self._counters.add("net.handshakes_failed")
             log.info("a connection from %s did not become a link: %s", host or "a stream", error)
+        except Exception:
+            # A bug of ours costs this connection, not the node.
+            self._counters.add("net.handler_crashes")
+            log.exception("serving a connection from %s failed", host or "a stream")
         else:
             adopted = await self._adopt(link)
             if adopted is not None:
@@ -233,8 +237,17 @@ class Pool:
         self._all[link] = None
         self._counters.add("net.links_opened")
         log.info("link with %s %s", link.node_id.short, link.peer.record.name)
-        self._on_up(link)
+        self._tell(link, self._on_up, link)
         return old
+
+    def _tell(self, link: Link, listener: Callable[..., None], *arguments: object) -> None:
+        try:
+            listener(*arguments)
+        except Exception:
+            # A bug of ours costs this link, not the node; the link is served, so that it ends in order.
+            self._counters.add("net.handler_crashes")
+            log.exception("closing the link to %s: its coming or going could not be told", link.node_id.short)
+            link.end("internal error", CloseCode.GOING_AWAY)
 
     async def _serve_link(self, link: Link, old: Link | None) -> None:
         """Serve a registered link to its end, and tell."""
@@ -246,6 +259,8 @@ class Pool:
                 nursery.cancel_scope.cancel()
         finally:
             link.end("cancelled", CloseCode.GOING_AWAY)
+            if old is not None:  # its retirement may have been cut short, and nobody else knows it
+                old.finish("another link to this node came", CloseCode.DUPLICATE)
             self._all.pop(link, None)
             if not self._all:
                 self._emptied.set()
@@ -255,7 +270,7 @@ class Pool:
             if last:
                 del self.links[link.node_id]
             log.info("link with %s ended: %s", link.node_id.short, link.reason)
-            self._on_down(link, last)
+            self._tell(link, self._on_down, link, last)
             link.ended.set()
 
     async def _adopt(self, link: Link) -> Link | None:

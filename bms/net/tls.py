@@ -36,6 +36,7 @@ __all__ = ["ALPN", "Channel", "SocketChannel", "StreamChannel", "TlsContexts", "
 ALPN = "bms/1"
 _RECEIVE_BYTES = 64 * 1024
 _IMMEDIATE_READS_MAX = 16
+_SHORT_BYTES = 4096
 
 
 class Channel(Protocol):
@@ -121,6 +122,7 @@ class SocketChannel:
         self._sock = sock
         self._unsent: bytes | memoryview = b""
         self._reads = 0
+        self._is_drained = False
         self._is_closed = False
         self.peer_certificate: bytes | None = None
 
@@ -179,9 +181,13 @@ class SocketChannel:
 
     async def receive_some(self) -> bytes:
         """See `Channel`."""
+        # After a short read nothing is likely to be there: asking costs an exception, so wait first.
+        if self._is_drained and not self._sock.pending():
+            await trio.lowlevel.wait_readable(self._sock)
+            self._reads = 0
         while True:
             try:
-                data = self._sock.recv(_RECEIVE_BYTES)
+                data = self._sock.read(_RECEIVE_BYTES)
             except ssl.SSLWantReadError:
                 self._reads = 0
                 await trio.lowlevel.wait_readable(self._sock)
@@ -190,6 +196,7 @@ class SocketChannel:
                 await trio.lowlevel.wait_writable(self._sock)
                 continue
             # A peer that always has more to say must not keep the other tasks from running.
+            self._is_drained = len(data) < _SHORT_BYTES
             self._reads += 1
             if self._reads >= _IMMEDIATE_READS_MAX:
                 self._reads = 0

@@ -80,8 +80,8 @@ class Freezer(trio.abc.Instrument):
     def freeze(self, root: trio.lowlevel.Task) -> None:
         """Let nothing run that runs below `root`, itself included. Not for the task that calls it."""
         if not self._frozen:
-            self._roots.clear()
             trio.lowlevel.add_instrument(self)
+        self._roots.clear()
         self._frozen[root] = []
         queue = _run.GLOBAL_RUN_CONTEXT.runner.runq
         for task in list(queue):

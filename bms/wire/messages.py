@@ -446,19 +446,24 @@ _RULE_OF_TYPE = {cls.TYPE: _RULE_OF_CLASS[cls] for cls in get_args(AnyMessage)}
 _RULE_OF_LOCAL_TYPE = {cls.TYPE: rule for cls, rule in _RULE_OF_CLASS.items()}
 
 
-def encode_message(message: AnyMessage | LocalMessage) -> bytes:
-    """The payload that says `message`. Raises `LocalProtocolError` if a field holds what the peer would refuse."""
+def encode_message(message: AnyMessage | LocalMessage, message_id: int | None = None) -> bytes:
+    """The payload that says `message`, with `message_id` in place of its own id if that is given.
+
+    Raises `LocalProtocolError` if a field holds what the peer would refuse.
+    """
     rule = _RULE_OF_CLASS[type(message)]
     values = rule.values(message)
+    if message_id is not None:
+        values = (message_id, *values[1:])
     for accepts, value in zip(rule.checks, values):  # noqa: B905 - of one length by construction; strict costs time
         if not accepts(value):
             raise LocalProtocolError(rule.fault(values))
     return encode_fields(rule.head + values)
 
 
-def frame_message(message: AnyMessage | LocalMessage) -> bytes:
+def frame_message(message: AnyMessage | LocalMessage, message_id: int | None = None) -> bytes:
     """`encode_message`, with its length before it: ready to be sent."""
-    return frame(encode_message(message))
+    return frame(encode_message(message, message_id))
 
 
 @overload

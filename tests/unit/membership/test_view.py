@@ -153,7 +153,8 @@ def test_a_link_of_a_node_that_left_does_not_make_it_alive_or_worth_a_dial() -> 
 def test_a_newer_boot_revives_a_node_that_left() -> None:
     view, member = make_view(), Member()
     view.learn(member.admission, member.record(state=LEFT), 0.0)
-    assert view.learn(member.admission, member.record(boot=2), 1.0) == [Spread(member.node_id, None)]
+    effects = view.learn(member.admission, member.record(boot=2), 1.0)
+    assert effects == [Spread(member.node_id, None), Changed(member.node_id, "suspected")]
     assert view.tick(1.0) == [Dial(member.node_id)]
 
 
