@@ -31,7 +31,7 @@ from .errors import UnreachableError
 from .membership.discovery import Discovery, Registry
 from .membership.gossip import Gossip
 from .membership.view import View
-from .messaging.courier import Courier
+from .messaging.courier import Courier, RequestServer
 from .messaging.topics import Topics
 from .net.handshake import VERSIONS, DuplicateLinkError, Introduction
 from .net.link import Handler, Link
@@ -111,6 +111,7 @@ class Life:
         entries: Entries,
         topics: Topics,
         counters: Counters,
+        servers: dict[str, RequestServer],
         boot: int,
         registry_folder: Path | None,
     ) -> None:
@@ -128,6 +129,7 @@ class Life:
         self._incarnation = 1
         self._state = ALIVE
         self._observed: list[str] = []
+        self._hosts: list[str] = []
         self._main: Address | None = None
         self._extra_listeners = 0
         self._supervisor: Supervisor | None = None
@@ -147,7 +149,7 @@ class Life:
         )  # fmt: skip
         self.courier = Courier(
             node_id=identity.node_id, boot=boot, admission=identity.admission, trust=trust, topics=topics,
-            config=config, counters=counters, wall_time=world.wall_time,
+            config=config, counters=counters, wall_time=world.wall_time, servers=servers,
             link=self._link, links=self.links,
         )  # fmt: skip
         self.replication = Replication(entries, config=config, counters=counters, chance=world.random)
@@ -235,6 +237,9 @@ class Life:
         assert self._supervisor is not None
         self.config = config
         self.pool.reconfigure(config)
+        self.courier.reconfigure(config)
+        self._topics.reconfigure(config)
+        self._entries.value_bytes_max = config.limits.value_bytes_max
         await self._supervisor.stop(names)
         if "listener" in names:
             self.listening = [address for address in self.listening if address != self._main]
@@ -281,7 +286,11 @@ class Life:
         found: list[Address] = []
         for address in self.listening:
             if address.host in _WILDCARDS:
-                hosts = [*self._world.network.local_hosts(), *self._observed]
+                try:
+                    self._hosts = self._world.network.local_hosts()
+                except OSError as error:  # no file handle is left; they will not have changed
+                    log.debug("this machine's addresses cannot be read: %s", error)
+                hosts = [*self._hosts, *self._observed]
                 found += [Address(host, address.port) for host in hosts]
             else:
                 found.append(address)

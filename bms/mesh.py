@@ -29,6 +29,7 @@ from .data.entries import Entries
 from .data.replication import SyncReport
 from .errors import ClosedError, ConfigError, LocalProtocolError, NotFoundError, RefusedError, StoreError
 from .life import Life
+from .messaging.courier import RequestServer
 from .messaging.topics import Subscription, Topics
 from .security.identity import load_or_make_identity
 from .security.trust import READ, Trust
@@ -174,6 +175,7 @@ class Mesh:
             self._database.close()
             raise
         self._topics = Topics(config, self.counters)
+        self._servers: dict[str, RequestServer] = {}
         if config.dev_mode:
             log.warning("dev_mode: every process of this user on this machine may join mesh %r", config.mesh_name)
 
@@ -247,6 +249,7 @@ class Mesh:
             entries=self._entries,
             topics=self._topics,
             counters=self.counters,
+            servers=self._servers,
             boot=boot,
             registry_folder=registry,
         )
@@ -291,7 +294,8 @@ class Mesh:
         """
         async with self._turn:
             with trio.CancelScope(shield=True):  # all of it or nothing, and never without a listener
-                return await self._reconfigure(config, fields)
+                done = await self._reconfigure(config, fields)
+            return done
 
     async def _reconfigure(self, config: Config | None, fields: dict[str, Any]) -> Changes:
         new = (config or self._config).evolve(**fields) if fields else (config or self._config)

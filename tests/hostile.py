@@ -45,6 +45,7 @@ __all__ = [
     "leaf_of",
     "open_member",
     "over",
+    "piped",
     "plain",
     "serve_hostile",
     "siege",
@@ -373,6 +374,10 @@ class Pipes:
         assert mesh.address is not None
         self.serve[mesh.address.port] = mesh.handle_connection
 
+    def port_of(self, mesh: bms.Mesh) -> int:
+        """The port under which a node was attached."""
+        return next(port for port, serve in self.serve.items() if serve == mesh.handle_connection)
+
     async def dial(self, address: Address) -> trio.abc.Stream:
         """See `bms.world.Network`."""
         await trio.lowlevel.checkpoint()
@@ -408,3 +413,29 @@ class Pipes:
         for stream in streams:
             await trio.aclose_forcefully(stream)
         return len(streams) // 2
+
+
+@asynccontextmanager
+async def piped(folder: Path, count: int = 2, **fields: Any) -> AsyncIterator[tuple[Pipes, list[bms.Mesh]]]:
+    """Whole nodes of one mesh on a network of memory streams, each linked with the first."""
+    authority = make_authority()
+    async with trio.open_nursery() as nursery:
+        pipes = Pipes(nursery)
+        meshes: list[bms.Mesh] = []
+        for number in range(count):
+            name = f"n{number + 1}"
+            make_identity(authority, folder, name)
+            settings = {**files_of(folder, name), "enable_persistence": False, "node_name": name, **fields}
+            mesh = bms.init(world=pipes.world(), **settings)
+            await mesh.start(nursery)
+            pipes.attach(mesh)
+            meshes.append(mesh)
+        try:
+            for mesh in meshes[1:]:
+                await mesh.register_node(Address("127.0.0.1", pipes.port_of(meshes[0])))
+            await until(lambda: all(len(mesh.nodes("alive")) == count for mesh in meshes))
+            yield pipes, meshes
+        finally:
+            for mesh in meshes:
+                await mesh.shutdown()
+            nursery.cancel_scope.cancel()

@@ -83,7 +83,7 @@ class Entries:
         self._trust = trust
         self._clock = clock
         self._wall_time = wall_time
-        self._value_bytes_max = value_bytes_max
+        self.value_bytes_max = value_bytes_max
         self._damaged_entries: set[int] = set()
         self._callbacks: list[Callable[[Commit], None]] = []
         self._admissions: dict[tuple[bytes, int], Admission] = {}
@@ -168,8 +168,8 @@ class Entries:
         it may have been.
         """
         key = key_bytes(key)
-        if value is not None and len(value) > self._value_bytes_max:
-            raise LimitError(f"the value has {len(value)} bytes, more than {self._value_bytes_max}")
+        if value is not None and len(value) > self.value_bytes_max:
+            raise LimitError(f"the value has {len(value)} bytes, more than {self.value_bytes_max}")
         if expiry_ms is not None and (value is None or not 0 < expiry_ms <= INTEGER_MAX):
             raise LocalProtocolError("an expiry is a positive number of milliseconds, for a value that is written")
         admission = self._ledger.own_admission

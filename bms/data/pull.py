@@ -18,7 +18,8 @@ Everything may be cancelled between any two awaits: what was applied stays, the 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -31,15 +32,16 @@ from .commits import Advance, Applied
 from .entries import Entries as Store
 from .entry import entry_id
 
-__all__ = ["CHUNKS_ASKED_MAX", "IDS_PAGE", "PeerLink", "Puller", "Tally"]
+__all__ = ["CHUNKS_ASKED_MAX", "IDS_PAGE", "Claims", "PeerLink", "Puller", "Tally"]
 
 IDS_PAGE = 8192
 CHUNKS_ASKED_MAX = 32
 
-_ENTRIES_ASKED = 1024
+_ENTRIES_ASKED = 256
 _REQUESTS_UNDER_WAY = 8
 _CALL_DEADLINE_S = 15.0
 _TREE_LEVELS_MAX = 8
+_CLAIM_WAIT_S = 2.0
 
 M = TypeVar("M")
 
@@ -73,10 +75,39 @@ class Tally:
     bytes_received: int = 0
 
 
-class Puller:
-    """Pulls from the peer at the other end of `link`; one pull at a time."""
+class Claims:
+    """Which entries are being fetched, from whichever peer, so that two pulls do not fetch the same."""
 
-    def __init__(self, store: Store, link: PeerLink, tally: Tally) -> None:
+    def __init__(self) -> None:
+        self._ids: set[bytes] = set()
+        self._changed = trio.Event()
+
+    def unclaimed(self, ids: Sequence[bytes]) -> list[bytes]:
+        """Those of `ids` that nobody fetches."""
+        return [id_ for id_ in ids if id_ not in self._ids]
+
+    @contextmanager
+    def claim(self, ids: Sequence[bytes]) -> Iterator[None]:
+        """Fetch these, for the body."""
+        self._ids.update(ids)
+        try:
+            yield
+        finally:
+            self._ids.difference_update(ids)
+            self._changed.set()
+            self._changed = trio.Event()
+
+    async def wait(self) -> None:
+        """Until some claim ends, but not for ever: whoever holds it may have a slow peer."""
+        with trio.move_on_after(_CLAIM_WAIT_S):
+            await self._changed.wait()
+
+
+class Puller:
+    """Pulls from the peer at the other end of `link`; one pull at a time. `claims` is common to a node's pullers."""
+
+    def __init__(self, store: Store, link: PeerLink, tally: Tally, claims: Claims) -> None:
+        self._claims = claims
         self._store = store
         self._link = link
         self._tally = tally
@@ -123,21 +154,29 @@ class Puller:
     async def _fetch(self, missing: Sequence[bytes]) -> tuple[set[bytes], bool]:
         """Take these entries; which are gone at the peer, and whether all others are held now."""
         gone: set[bytes] = set()
-        start, is_complete = 0, True
-        while start < len(missing):
-            asked = missing[start : start + _ENTRIES_ASKED]
-            reply = await self._ask(EntriesGet(id=0, hashes=list(asked)), Entries)
-            if not 0 < reply.served <= len(asked):
-                raise RemoteProtocolError("an answer says it answers nothing")
-            answered = set(asked[: reply.served])
-            delivered = {entry_id(body) for _, members in reply.batches for _, body, _ in members}
-            if not delivered <= answered:
-                raise RemoteProtocolError("entries came that were not asked for")
-            gone |= answered - delivered
-            if delivered:
-                applied = await self.take(reply.batches, reply.admissions)
-                is_complete = is_complete and applied.is_complete
-            start += reply.served
+        todo, is_complete = list(missing), True
+        while todo:
+            asked = self._claims.unclaimed(todo)[:_ENTRIES_ASKED]
+            if not asked:
+                before = len(todo)
+                await self._claims.wait()
+                todo = self._store.missing(todo)
+                if len(todo) < before or self._claims.unclaimed(todo):
+                    continue
+                asked = todo[:_ENTRIES_ASKED]  # the other pull is slow
+            with self._claims.claim(asked):
+                reply = await self._ask(EntriesGet(id=0, hashes=list(asked)), Entries)
+                if not 0 < reply.served <= len(asked):
+                    raise RemoteProtocolError("an answer says it answers nothing")
+                answered = set(asked[: reply.served])
+                delivered = {entry_id(body) for _, members in reply.batches for _, body, _ in members}
+                if not delivered <= answered:
+                    raise RemoteProtocolError("entries came that were not asked for")
+                gone |= answered - delivered
+                if delivered:
+                    applied = await self.take(reply.batches, reply.admissions)
+                    is_complete = is_complete and applied.is_complete
+                todo = [id_ for id_ in todo if id_ not in answered]
         return gone, is_complete
 
     async def take(

@@ -54,7 +54,7 @@ from ..wire.messages import (
 )  # fmt: skip
 from .commits import Advance, Commit
 from .entries import Entries as Store
-from .pull import CHUNKS_ASKED_MAX, IDS_PAGE, PeerLink, Puller, Tally
+from .pull import CHUNKS_ASKED_MAX, IDS_PAGE, Claims, PeerLink, Puller, Tally
 
 __all__ = ["PeerSync", "Replication", "SyncReport"]
 
@@ -103,11 +103,11 @@ class SyncReport:
 class _Peer:
     """One link: its queues, and what is known of the store behind it."""
 
-    def __init__(self, link: PeerLink, store: Store) -> None:
+    def __init__(self, link: PeerLink, store: Store, claims: Claims) -> None:
         self.link = link
         self.scope = trio.CancelScope()
         self.tally = Tally()
-        self.puller = Puller(store, link, self.tally)
+        self.puller = Puller(store, link, self.tally, claims)
         self.pull_lock = trio.Lock()
         self.sync_lock = trio.Lock()
         self.pushes: deque[tuple[Push, int]] = deque()
@@ -137,6 +137,7 @@ class Replication:
         self._counters = counters
         self._chance = chance
         self._peers: dict[PeerLink, _Peer] = {}
+        self._claims = Claims()
         self._nursery: trio.Nursery | None = None
         self._waiting_changed = trio.Event()
         kinds = (Push, Sync, IdsGet, EntriesGet, ChunksGet)
@@ -160,7 +161,7 @@ class Replication:
 
     def link_up(self, link: PeerLink) -> None:
         """A link can be used."""
-        peer = self._peers[link] = _Peer(link, self._store)
+        peer = self._peers[link] = _Peer(link, self._store, self._claims)
         if self._nursery is not None:
             self._nursery.start_soon(self._serve, peer)
 
@@ -497,13 +498,13 @@ class Replication:
         """
         while True:
             self._waiting_changed = trio.Event()
-            due_s = self._store.next_due()
-            if due_s is not None and due_s <= 0:
-                try:
+            try:
+                due_s = self._store.next_due()
+                if due_s is not None and due_s <= 0:
                     await self._store.promote()
                     continue
-                except StoreError as error:
-                    log.error("waiting entries cannot be promoted: %s", error)
-                    due_s = 1.0
+            except StoreError as error:
+                log.error("waiting entries cannot be promoted: %s", error)
+                due_s = 1.0
             with trio.move_on_after(_WAIT_S_MAX if due_s is None else min(due_s, _WAIT_S_MAX)):
                 await self._waiting_changed.wait()

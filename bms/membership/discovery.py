@@ -43,6 +43,7 @@ class Registry:
         self._folder = folder
         self._fd: int | None = None
         self._path: Path | None = None
+        self._addresses: list[Address] = []
 
     def publish(self, node_id: NodeId, boot: int, addresses: list[Address]) -> None:
         """Write this node's file, replacing its earlier one, and hold its lock."""
@@ -59,7 +60,17 @@ class Registry:
         except BaseException:
             os.close(fd)
             raise
-        self._fd, self._path = fd, path
+        self._fd, self._path, self._addresses = fd, path, addresses
+
+    def is_published(self, addresses: list[Address]) -> bool:
+        """Whether this node's file is still there and says that. Whoever removed an earlier one may have hit it."""
+        if self._fd is None or self._path is None or addresses != self._addresses:
+            return False
+        try:
+            there = os.stat(self._path)
+        except OSError:
+            return False
+        return os.path.samestat(there, os.fstat(self._fd))
 
     def withdraw(self) -> None:
         """Remove this node's file."""
@@ -158,10 +169,11 @@ class Discovery:
                 wait_s = gossip.redial_interval_s if self._pool.link(node_id) is None else _SETTLED_S
 
     async def _keep_registry(self, registry: Registry) -> None:
-        registry.publish(self._view.me, self._boot, self._my_addresses())
         said: set[str] = set()
         try:
             while True:
+                if not registry.is_published(mine := self._my_addresses()):
+                    registry.publish(self._view.me, self._boot, mine)
                 for node_id, boot, addresses in registry.others():
                     member = self._view.members.get(node_id)
                     if node_id == self._view.me or (member is not None and member.record.boot >= boot):

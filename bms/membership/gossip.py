@@ -30,6 +30,7 @@ __all__ = ["Gossip", "NodeEvent"]
 log = logging.getLogger("bms.membership")
 
 _CARDS_PER_MESSAGE = 64
+_RESEND_S = 1.0
 # Admission, record and details have 4 KiB each at most; every peer takes frames of this size.
 _CARD_BYTES_MAX = 16 * 1024
 
@@ -64,6 +65,9 @@ class Gossip:
         self._on_outdated = on_outdated
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
+        self._owed: dict[Link, None] = {}
+        """Links whose queue had no room for cards: they get all of them when there is."""
+        self._resend_at = 0.0
         self._watchers: list[Callable[[NodeEvent], None]] = []
         self.routes: dict[type, Handler] = {Members: self._receive_members}
 
@@ -78,10 +82,12 @@ class Gossip:
                 task_status.started()
                 while True:
                     deadline = self.view.deadline()
+                    until = float("inf") if deadline is None else deadline
                     self._wake = trio.Event()
-                    with trio.move_on_at(float("inf") if deadline is None else deadline):
+                    with trio.move_on_at(min(until, self._resend_at) if self._owed else until):
                         await self._wake.wait()
                     self._act(self.view.tick(trio.current_time()))
+                    self._send_owed(trio.current_time())
         finally:
             self._nursery = None
 
@@ -115,6 +121,17 @@ class Gossip:
         for start in range(0, len(cards), count):
             if not link.send_nowait(Members(cards[start : start + count])):
                 self._counters.add("membership.cards_unsent")
+                if link.is_open:
+                    self._owed[link] = None
+                    self._wake.set()
+                return
+
+    def _send_owed(self, now: float) -> None:
+        if self._owed and now >= self._resend_at:
+            self._resend_at = now + _RESEND_S
+            owed, self._owed = self._owed, {}
+            for link in owed:
+                self._send_cards(link, [self._my_card(), *self.view.cards()])
 
     def _receive_members(self, link: Link, message: Members) -> None:
         now = trio.current_time()

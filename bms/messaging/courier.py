@@ -39,7 +39,7 @@ from ..wire.messages import AnyMessage, Broadcast, Error, Note, Ok, Request, Res
 from .topics import Topics
 from .window import DeliveryWindow, Verdict
 
-__all__ = ["Courier", "RequestHandler"]
+__all__ = ["Courier", "RequestHandler", "RequestServer"]
 
 log = logging.getLogger("bms.messaging")
 
@@ -51,7 +51,7 @@ _ERROR_TEXT_BYTES = 1000
 
 
 @attrs.define
-class _Server:
+class RequestServer:
     """Who answers requests on a topic."""
 
     nursery: trio.Nursery
@@ -75,6 +75,7 @@ class Courier:
         wall_time: Callable[[], float],
         link: Callable[[NodeId], Link | None],
         links: Callable[[], Iterable[Link]],
+        servers: dict[str, RequestServer] | None = None,
     ) -> None:
         self.boot = boot
         self._node_id = node_id
@@ -88,13 +89,18 @@ class Courier:
         self._links = links
         self._counter = 0
         self._windows: dict[NodeId, tuple[int, DeliveryWindow]] = {}
-        self._servers: dict[str, _Server] = {}
+        self._servers: dict[str, RequestServer] = {} if servers is None else servers
+        """Who serves which topic. They outlive this courier: a program serves until it is cancelled."""
         self._link_came = trio.Event()
         self.routes: dict[type, Handler] = {
             Note: self._receive_note,
             Broadcast: self._receive_broadcast,
             Request: self._receive_request,
         }
+
+    def reconfigure(self, config: Config) -> None:
+        """Use new limits from now on."""
+        self._config = config
 
     def link_up(self, link: Link) -> None:
         """A link came up: those who wait for one look again."""
@@ -318,9 +324,15 @@ class Courier:
             link.send_nowait(Error(request.id, "busy", "too many requests are under way"))
         else:
             server.under_way += 1
-            server.nursery.start_soon(self._answer, server, link, request)
+            server.nursery.start_soon(self._serve_request, server, link, request)
 
-    async def _answer(self, server: _Server, link: Link, request: Request) -> None:
+    async def _serve_request(self, server: RequestServer, link: Link, request: Request) -> None:
+        try:
+            await self._answer(server, link, request)
+        finally:
+            server.under_way -= 1
+
+    async def _answer(self, server: RequestServer, link: Link, request: Request) -> None:
         sent_ms = int(self._wall_time() * 1000)
         message = self._message(link.node_id, link.boot, request.counter, request.topic, request.body, sent_ms)
         try:
@@ -335,15 +347,17 @@ class Courier:
             log.warning("the handler of topic %r failed for %s", request.topic, link.node_id.short, exc_info=True)
             text = clip_text(str(error), _ERROR_TEXT_BYTES)
             reply = Error(request.id, clip_text(type(error).__name__, NAME_BYTES_MAX), text)
-        finally:
-            server.under_way -= 1
-        try:
+        # A peer that asks and does not read loses its answers, rather than filling this node with them.
+        with trio.move_on_after(self._config.gossip.keepalive_timeout_s):
             try:
-                await link.send(reply)
-            except LimitError as error:  # the peer takes smaller frames than this node
-                await link.send(Error(request.id, "LimitError", str(error)))
-        except UnreachableError:
-            self._counters.add("messaging.answers_unsent")
+                try:
+                    await link.send(reply)
+                except LimitError as error:  # the peer takes smaller frames than this node
+                    await link.send(Error(request.id, "LimitError", str(error)))
+                return
+            except UnreachableError:
+                pass
+        self._counters.add("messaging.answers_unsent")
 
     async def serve_requests(
         self,
@@ -357,7 +371,7 @@ class Courier:
             raise LocalProtocolError(f"topic {topic!r} is served already")
         try:
             async with trio.open_nursery() as nursery:
-                self._servers[topic] = _Server(nursery, handler)
+                self._servers[topic] = RequestServer(nursery, handler)
                 task_status.started()
                 await trio.sleep_forever()
         finally:

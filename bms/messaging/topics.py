@@ -73,7 +73,8 @@ class Subscription:
         while not self._queue.items:
             if self._is_closed:
                 raise StopAsyncIteration
-            self._arrived = trio.Event()
+            if self._arrived.is_set():  # otherwise another task waits for it, too
+                self._arrived = trio.Event()
             await self._arrived.wait()
         await trio.lowlevel.checkpoint_if_cancelled()
         return self._queue.pop()
@@ -146,6 +147,10 @@ class Topics:
         """How many messages wait in all queues."""
         queues = [s._queue for subscribers in self._subscribers.values() for s in subscribers]
         return sum(queue.messages for queue in [*queues, *self._held.values()])
+
+    def reconfigure(self, config: Config) -> None:
+        """Use new limits for queues made from now on."""
+        self._config = config
 
     def open(self) -> None:
         """Take subscribers (again)."""

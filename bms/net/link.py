@@ -60,6 +60,7 @@ _REPLIES = (Ok, Error, Response, SyncState, Ids, Entries, Chunks)
 _SEND_BYTES = 64 * 1024
 _RETIRE_S = 2.0
 _LINGER_S = 1.0
+_FAREWELL_S = 0.1
 _REASON_BYTES = 1000
 _PROGRESS_BYTES = 512
 _BULK_TYPES = range(32, 48)
@@ -307,6 +308,10 @@ class Link:
                 self._ping = (self._last_id, trio.current_time(), self._wall_time())
                 self.send_nowait(Ping(id=self._last_id, time=int(self._ping[2] * 1000)))
             await trio.sleep(gossip.keepalive_interval_s)
+            if not self.is_open:  # what is queued goes out within one more time-out, or not at all
+                await trio.sleep(gossip.keepalive_timeout_s)
+                self.end(self.reason)
+                return
             silent_s = trio.current_time() - self._heard_at
             if silent_s > gossip.keepalive_timeout_s:
                 self.end(f"silent for {silent_s:.1f} s", CloseCode.SILENT)
@@ -318,7 +323,7 @@ class Link:
     # ------------------------------------------------------------------ ending
 
     def end(self, reason: str, code: int | None = None) -> None:
-        """End at once; with a code the peer is told, if that needs no waiting. Harmless when it has ended."""
+        """End at once; with a code the peer is told, if that needs no long wait. Harmless when it has ended."""
         if self.is_open:
             self.is_open = False
             self.reason = reason
@@ -362,7 +367,9 @@ class Link:
             self.end("cancelled", CloseCode.GOING_AWAY)
             if self._farewell is not None and not self._is_blocked:
                 try:
-                    self._channel.send_nowait(frame_message(self._farewell))
+                    if not self._channel.send_nowait(frame_message(self._farewell)):
+                        with trio.move_on_after(_FAREWELL_S, shield=True):
+                            await self._channel.flush()
                 except (OSError, trio.BrokenResourceError, trio.ClosedResourceError):
                     pass  # it is gone; the close was a courtesy
             self._room.set()

@@ -31,9 +31,10 @@ import trio
 from ..errors import RemoteProtocolError
 from ..security.identity import Identity
 
-__all__ = ["ALPN", "Channel", "SocketChannel", "StreamChannel", "TlsContexts", "make_contexts", "open_channel"]
+__all__ = ["ALPN", "STALL_S", "Channel", "SocketChannel", "StreamChannel", "TlsContexts", "make_contexts", "open_channel"]
 
 ALPN = "bms/1"
+STALL_S = 60.0
 _RECEIVE_BYTES = 64 * 1024
 _IMMEDIATE_READS_MAX = 16
 _SHORT_BYTES = 4096
@@ -51,7 +52,7 @@ class Channel(Protocol):
         ...
 
     async def flush(self) -> None:
-        """Wait until what `send_nowait` kept has gone out."""
+        """Wait until what `send_nowait` kept has gone out; broken when the peer takes nothing for `STALL_S`."""
         ...
 
     async def receive_some(self) -> bytes:
@@ -172,7 +173,10 @@ class SocketChannel:
     async def flush(self) -> None:
         """See `Channel`."""
         while self._unsent:
-            await trio.lowlevel.wait_writable(self._sock)
+            with trio.move_on_after(STALL_S) as scope:
+                await trio.lowlevel.wait_writable(self._sock)
+            if scope.cancelled_caught:
+                raise trio.BrokenResourceError(f"the peer has read nothing for {STALL_S:g} s")
             try:
                 sent = self._sock.send(self._unsent)
             except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
@@ -256,7 +260,10 @@ class StreamChannel:
     async def flush(self) -> None:
         """See `Channel`."""
         if self._unsent:
-            await self._stream.send_all(self._unsent)
+            with trio.move_on_after(STALL_S) as scope:
+                await self._stream.send_all(self._unsent)
+            if scope.cancelled_caught:
+                raise trio.BrokenResourceError(f"the peer has not read {len(self._unsent)} bytes in {STALL_S:g} s")
             self._unsent = b""
 
     async def receive_some(self) -> bytes:

@@ -110,7 +110,11 @@ class Database:
             self._lock = FolderLock(path)
             try:
                 self._writer = open_connection(path, writer=True, vfs=vfs)
-                self._reader = open_connection(path, writer=False, vfs=vfs)
+                try:
+                    self._reader = open_connection(path, writer=False, vfs=vfs)
+                except BaseException:
+                    self._writer.close(True)
+                    raise
             except BaseException:
                 self._lock.release()
                 raise
@@ -155,8 +159,7 @@ class Database:
         """Run and commit one operation on the caller's thread, blocking it: for `init`, before anything runs."""
         self._check_open()
         job = _Job(operation, 0)
-        for after in self._commit([job]):
-            after()
+        self._tell(self._commit([job]))
         assert job.outcome is not None
         result: T = job.outcome.unwrap()
         return result
@@ -217,8 +220,7 @@ class Database:
 
     def _hand_back(self, jobs: list[_Job], after: list[Callable[[], None]]) -> None:
         def deliver() -> None:
-            for callback in after:
-                callback()
+            self._tell(after)
             for job in jobs:
                 self._queued -= 1
                 self._queued_bytes -= job.size
@@ -233,6 +235,13 @@ class Database:
             token.run_sync_soon(deliver)
         except trio.RunFinishedError:
             pass  # the program has ended: nobody waits any more, and what was committed is on disk
+
+    def _tell(self, after: list[Callable[[], None]]) -> None:
+        for callback in after:
+            try:
+                callback()
+            except Exception:  # a bug of ours; the commit is on disk, and those who wait for it must hear of that
+                log.exception("telling of a commit failed")
 
     def _commit(self, jobs: list[_Job]) -> list[Callable[[], None]]:
         """Run the jobs in one transaction, leaving each its outcome; returns what is to run on the Trio thread."""
@@ -332,7 +341,8 @@ class Database:
         with trio.CancelScope(shield=True):  # bounded by the queue's bounds
             if self._thread is not None:
                 self._jobs.put(None)
-                await trio.to_thread.run_sync(self._thread.join)
+                # With a limiter of its own: the program's threads may all be busy.
+                await trio.to_thread.run_sync(self._thread.join, limiter=trio.CapacityLimiter(1))
             await trio.lowlevel.checkpoint()
         self._close()
 

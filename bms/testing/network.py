@@ -509,10 +509,12 @@ class SimNetwork:
                 with trio.move_on_after(wait_s):
                     await dial.answered.wait()
                     break
+        except BaseException:
+            if dial.stream is not None:
+                dial.stream.close()
+            raise
         finally:
             dial.is_over = True
-            if dial.stream is not None and not dial.answered.is_set():
-                dial.stream.close()
         if dial.stream is not None:
             return dial.stream
         raise _error(errno.ECONNREFUSED if dial.is_refused else errno.ETIMEDOUT)

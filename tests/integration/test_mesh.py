@@ -319,3 +319,18 @@ async def test_starting_a_mesh_lets_the_writing_thread_run() -> None:
                 for number in range(200):
                     await mesh.store_data(f"k{number}", b"v")
             busy = False
+
+
+async def test_a_returning_node_fetches_each_missing_entry_from_one_peer_only() -> None:
+    async with cluster(5) as meshes, trio.open_nursery() as nursery:
+        writer, away = meshes[0], meshes[-1]
+        await away.stop()
+        for number in range(100):
+            await writer.store_data(f"k{number}", os.urandom(6000))
+        await until(lambda: len({mesh.data_summary().fingerprint for mesh in meshes[:-1]}) == 1)
+        before = away.counters["net.bytes_received"]
+        await away.start(nursery)
+        await until(lambda: away.data_summary().fingerprint == writer.data_summary().fingerprint)
+        await away.stop()
+        received = away.counters["net.bytes_received"] - before
+        assert 600_000 < received < 900_000, "four peers offer the same 600,000 bytes of values"
