@@ -21,7 +21,6 @@ import trio
 import trio.testing
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from helpers import hostile_context, make_authority, make_identity, make_record, until
 
 import bms
 from bms.net.handshake import DOMAIN, VERSIONS, _transcript
@@ -29,10 +28,11 @@ from bms.security.authority import Authority
 from bms.security.certificates import spki_sha256
 from bms.security.identity import Identity
 from bms.security.records import NodeRecord
-from bms.values import Address
+from bms.values import Address, Message
 from bms.wire.framing import FrameReader, frame
 from bms.wire.messages import AnyMessage, Close, Hello, Proof, Welcome, encode_message, parse_message_untrusted
 from bms.world import World
+from helpers import hostile_context, make_authority, make_identity, make_record, until
 
 __all__ = [
     "Pipes",
@@ -111,12 +111,12 @@ class Raw:
             self.closed_with = message
         return message
 
-    async def receive_a(self, kind: type[Any]) -> Any:
-        """The next message of one kind; others are passed over."""
+    async def receive_a(self, *kinds: type[Any]) -> Any:
+        """The next message of one of these kinds; others are passed over."""
         while True:
             message = await self.receive()
-            assert message is not None, f"the connection ended ({self.closed_with}) before a {kind.__name__} came"
-            if isinstance(message, kind):
+            assert message is not None, f"the connection ended ({self.closed_with}) before {kinds} came"
+            if isinstance(message, kinds):
                 return message
 
     async def cut(self) -> None:
@@ -161,9 +161,7 @@ class Raw:
         await self.send(welcome)
 
 
-async def plain(
-    address: Address, *, source: str | None = None, receive_buffer: int | None = None
-) -> trio.SocketStream:
+async def plain(address: Address, *, source: str | None = None, receive_buffer: int | None = None) -> trio.SocketStream:
     """A TCP connection from the loopback address `source`."""
     sock = trio.socket.socket()
     if source is not None:
@@ -193,9 +191,7 @@ async def over(stream: trio.abc.Stream, context: ssl.SSLContext) -> Raw:
 
 
 @asynccontextmanager
-async def serve_hostile(
-    context: ssl.SSLContext, script: Callable[[Raw], Awaitable[object]]
-) -> AsyncIterator[Address]:
+async def serve_hostile(context: ssl.SSLContext, script: Callable[[Raw], Awaitable[object]]) -> AsyncIterator[Address]:
     """A TLS server on loopback that runs `script` for each connection whose handshake completes.
 
     At the end scripts have a moment to see their connections closed.
@@ -303,9 +299,9 @@ class Siege:
                 assert node.node_id == self.mesh.node_id
                 await member.send_message(node, b"hello", topic)
                 async with self.mesh.subscribe(topic) as messages:
-                    async for message in messages:
-                        assert message.body == b"hello"
-                        break
+                    message = await anext(messages)
+                    assert isinstance(message, Message)
+                    assert message.body == b"hello"
                 assert self.mesh.is_connected(member.node_id)
         await until(lambda: not self.mesh.is_connected(member.node_id))
 
@@ -363,7 +359,6 @@ class Pipes:
         self.streams: list[trio.StapledStream[Any, Any]] = []
         self.serve: dict[int, Callable[[trio.abc.Stream], Awaitable[object]]] = {}
         self._nursery = nursery
-        self._port = 0
 
     def world(self) -> World:
         """A World with this network and nothing that runs in threads."""
@@ -400,8 +395,7 @@ class Pipes:
     ) -> Sequence[tuple[trio.abc.Listener[trio.abc.Stream], Address]]:
         """See `bms.world.Network`."""
         await trio.lowlevel.checkpoint()
-        self._port += 1
-        return [(_Deaf(), Address("127.0.0.1", address.port or self._port))]
+        return [(_Deaf(), address)]
 
     def local_hosts(self) -> list[str]:
         """See `bms.world.Network`."""
@@ -425,8 +419,9 @@ async def piped(folder: Path, count: int = 2, **fields: Any) -> AsyncIterator[tu
         for number in range(count):
             name = f"n{number + 1}"
             make_identity(authority, folder, name)
-            settings = {**files_of(folder, name), "enable_persistence": False, "node_name": name, **fields}
-            mesh = bms.init(world=pipes.world(), **settings)
+            place = f"127.0.0.1:{number + 1}"  # a port of its own, so that it is found again after a restart
+            settings = {"enable_persistence": False, "node_name": name, "listen_address": place, **fields}
+            mesh = bms.init(world=pipes.world(), **files_of(folder, name), **settings)
             await mesh.start(nursery)
             pipes.attach(mesh)
             meshes.append(mesh)

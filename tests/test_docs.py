@@ -13,7 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import attrs
 import click
@@ -112,9 +112,11 @@ def test_programs_in_the_readme_run(block: Block, tmp_path: Path, bms_home: Path
 
 
 def _settings(kind: type, prefix: str = "") -> Iterator[str]:
-    for field in attrs.fields(attrs.resolve_types(kind)):
-        if isinstance(field.type, type) and attrs.has(field.type):
-            yield from _settings(field.type, f"{prefix}{field.name}.")
+    hints = get_type_hints(kind)  # attrs.resolve_types would change the class for all other tests
+    for field in attrs.fields(kind):
+        group = hints[field.name]
+        if isinstance(group, type) and attrs.has(group):
+            yield from _settings(group, f"{prefix}{field.name}.")
         else:
             yield prefix + field.name
 

@@ -9,18 +9,30 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
 import trio
 
 from ..control import ControlClient
+from ..errors import NotFoundError
 from ..values import KeyInfo
 from .local import Choice, local_node, node_options, open_local
 from .output import json_option, print_json, print_table, read_input, show_bytes
 from .program import Failed
 
 __all__ = ["get", "ls", "put", "rm"]
+
+
+@contextmanager
+def _named(key: str) -> Iterator[None]:
+    """Let a missing key be named as it was typed; the node knows it as bytes."""
+    try:
+        yield
+    except NotFoundError as error:
+        raise NotFoundError(f"there is no key {key!r}") from error
 
 
 @click.command()
@@ -60,7 +72,8 @@ async def get(client: ControlClient, key: str, out: Path | None) -> None:
 
     The bytes as they were stored, nothing added.
     """
-    content = (await client.get(key)).value
+    with _named(key):
+        content = (await client.get(key)).value
     if out is None or str(out) == "-":
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
@@ -125,4 +138,5 @@ async def rm(client: ControlClient, keys: tuple[str, ...]) -> None:
     Stops at the first that is not there.
     """
     for key in keys:
-        await client.rm(key)
+        with _named(key):
+            await client.rm(key)

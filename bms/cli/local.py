@@ -48,7 +48,7 @@ class Choice:
         found = []
         for mesh in _folders(self.home):
             if self.mesh is None or mesh.name == self.mesh:
-                found += [node / SOCKET_NAME for node in _folders(mesh) if (node / SOCKET_NAME).is_socket()]
+                found += [node / SOCKET_NAME for node in _folders(mesh) if _is_socket(node / SOCKET_NAME)]
         return found
 
     def __str__(self) -> str:
@@ -91,6 +91,13 @@ def _folders(place: Path) -> list[Path]:
         return []
     except OSError as error:
         raise click.UsageError(f"{place} cannot be read: {error.strerror}") from error
+
+
+def _is_socket(path: Path) -> bool:
+    try:
+        return path.is_socket()
+    except PermissionError:  # another user's node
+        return False
 
 
 async def _answering(sockets: Iterable[Path]) -> list[tuple[Path, Status]]:

@@ -64,7 +64,8 @@ async def status(client: ControlClient, form: str) -> None:
         return
     fields = attrs.asdict(found)
     counts = ", ".join(f"{count} {state}" for state, count in found.nodes.items() if count)
-    print_pairs((name, counts if name == "nodes" else value) for name, value in fields.items())
+    fields |= {"nodes": counts, "uptime_s": f"{found.uptime_s:.1f}"}
+    print_pairs(fields.items())
 
 
 @click.command()

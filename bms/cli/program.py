@@ -7,7 +7,9 @@ holds the two equal. Every error that the package raises on purpose ends as one 
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
+import os
 import signal
 import sys
 from typing import NoReturn
@@ -106,10 +108,24 @@ def _end_by_interrupt() -> NoReturn:
 
 def _end_by_complaint(error: click.ClickException) -> NoReturn:
     text = error.format_message()
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        click.echo(text, err=True)  # a group by itself: its help is the answer
+        sys.exit(error.exit_code)
     if isinstance(error, click.UsageError):
-        text = f"{text.rstrip('.')}; see `{error.ctx.command_path if error.ctx else 'bms'} --help`"
+        see = f"see `{error.ctx.command_path if error.ctx else 'bms'} --help`"
+        text = f"{text} ({see})" if text.endswith("?") else f"{text.rstrip('.')}; {see}"
     _complain(text)
     sys.exit(error.exit_code)
+
+
+def _end_by_system(error: OSError) -> NoReturn:
+    """End when the system said no: a full disk behind standard output, or nobody who reads it any more."""
+    if error.errno != errno.EPIPE:
+        place = "" if error.filename is None else f"{error.filename}: "
+        _complain(f"{place}{error.strerror or error}")
+    # What is still buffered cannot be written either: let the interpreter's last flush not complain again.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(EXIT_FAILED)
 
 
 def run() -> NoReturn:
@@ -122,7 +138,7 @@ def run() -> NoReturn:
         _end_by_interrupt()
     except click.ClickException as error:
         _end_by_complaint(error)
-    except (MeshError, BaseExceptionGroup) as error:
+    except (MeshError, OSError, BaseExceptionGroup) as error:
         found = _the_error(error)
         if isinstance(found, BaseExceptionGroup):
             if found.split(KeyboardInterrupt)[1] is None:
@@ -132,6 +148,8 @@ def run() -> NoReturn:
             _end_by_complaint(found)
         if isinstance(found, KeyboardInterrupt):
             _end_by_interrupt()
+        if isinstance(found, OSError):
+            _end_by_system(found)
         if not isinstance(found, MeshError):
             raise
         _complain(str(found))

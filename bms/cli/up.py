@@ -29,7 +29,7 @@ import trio
 from ..config import Config, home, load
 from ..control import SOCKET_NAME
 from ..control.server import serve_control
-from ..errors import UnreachableError
+from ..errors import ConfigError, UnreachableError
 from ..log import configure
 from ..mesh import Mesh, open_mesh
 from .output import json_option
@@ -40,6 +40,10 @@ __all__ = ["up"]
 
 PORT = 7800
 _READ_BYTES = 1 << 12
+_NO_IDENTITY = (
+    "this node has no identity yet. Give one of: --identity FOLDER, made by `bms identity issue` where the mesh was"
+    " founded; --found, to start a new mesh; --dev, to try things out on this machine"
+)
 
 
 class _Ending:
@@ -164,6 +168,11 @@ def up(
         trio.run(lambda: _serve(config, form, exit_with_stdin=exit_with_stdin))
     except* UnreachableError as group:
         raise Failed(str(group.exceptions[0])) from None  # its own address, not another node
+    except* ConfigError as group:
+        error = group.exceptions[0]
+        if isinstance(error, ConfigError) and error.field == "found_mesh" and error.value is False:
+            raise Failed(_NO_IDENTITY) from None  # the same in the words of this command
+        raise
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:

@@ -160,9 +160,10 @@ class Discovery:
                     if isinstance(error, RefusedError) and "the node itself" in str(error):
                         return
                     refused = isinstance(error, (RefusedError, RemoteProtocolError))
-                    if str(error) != said:
-                        log.log(logging.WARNING if refused else logging.INFO, "bootstrap node %s: %s", address, error)
-                        said = str(error)
+                    text = str(error).removeprefix(f"{address}: ")
+                    if text != said:
+                        log.log(logging.WARNING if refused else logging.INFO, "bootstrap node %s: %s", address, text)
+                        said = text
                     wait_s = min(gossip.redial_interval_max_s, max(gossip.redial_interval_s, wait_s) * 1.5)
             await trio.sleep(wait_s)
             if node_id is not None:

@@ -119,6 +119,15 @@ async def _send(channel: Channel, *payloads: bytes) -> None:
         raise UnreachableError(f"the connection broke during the handshake: {error}") from error
 
 
+async def _say(channel: Channel, frames: _Frames, payload: bytes) -> None:
+    """Send as the dialer. A listener that refuses may be gone before that: then what it said last is the reason."""
+    try:
+        await _send(channel, payload)
+    except UnreachableError:
+        await frames.next()
+        raise
+
+
 def _transcript(role: int, spkis: tuple[bytes, bytes], hellos: tuple[bytes, bytes]) -> bytes:
     """What a proof covers; both pairs are (dialer, listener)."""
     return bytes([role]) + b"".join(spkis) + b"".join(hashlib.sha256(hello).digest() for hello in hellos)
@@ -182,7 +191,7 @@ async def shake_hands(
     )
     try:
         if dialed:
-            await _send(channel, mine)
+            await _say(channel, frames, mine)
         theirs, hello = await frames.next()
         peer = _check_hello_untrusted(hello, me, trust, channel.peer_certificate)
         leaf_der = channel.peer_certificate
@@ -201,7 +210,7 @@ async def shake_hands(
         if not keys.verify(peer.node_id.raw, DOMAIN, _transcript(1 - my_role, spkis, hellos), answer.signature):
             raise RemoteProtocolError("the proof does not belong to this channel and node", code=CloseCode.REFUSED)
         if dialed:
-            await _send(channel, proof)
+            await _say(channel, frames, proof)
             _, welcome = await frames.next()
             if not isinstance(welcome, Welcome) or welcome.version != peer.version:
                 raise RemoteProtocolError("the peer did not say welcome, or in another version than agreed")

@@ -39,6 +39,9 @@ __all__ = ["Pool"]
 
 log = logging.getLogger("bms.net")
 
+# OpenSSL: self-signed, self-signed in the chain, issuer not known, no chain. To a mesh, a certificate of another one.
+_FOREIGN = (18, 19, 20, 21)
+
 
 class Pool:
     """Dials, accepts and keeps links. `on_up(link)` and `on_down(link, last)` are called plainly, in order.
@@ -188,10 +191,7 @@ class Pool:
                 f"no handshake within {self._config.limits.handshake_timeout_s:g} s; is it a node of this mesh?"
             ) from None
         except ssl.SSLError as error:
-            is_verdict = isinstance(error, ssl.SSLCertVerificationError)
-            raise RefusedError(
-                f"TLS failed: {error.verify_message if is_verdict else error.reason or error}"
-            ) from error
+            raise RefusedError(f"TLS failed: {_tls_reason(error)}") from error
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise UnreachableError(f"the connection broke during the handshake: {error}") from error
         finally:
@@ -349,3 +349,12 @@ def _address_of(stream: trio.abc.Stream) -> Address | None:
 def _host_of(stream: trio.abc.Stream) -> str:
     address = _address_of(stream)
     return "" if address is None else address.host
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    """Why TLS failed; where roots do not fit, what that means here."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        is_foreign, text = error.verify_code in _FOREIGN, error.verify_message
+    else:
+        is_foreign, text = error.reason == "TLSV1_ALERT_UNKNOWN_CA", str(error.reason or error)
+    return f"{text}; it is of another mesh" if is_foreign else text

@@ -56,7 +56,7 @@ class Participant(Protocol):
     """What takes part in every commit, on the writing thread. Its tables change in the same transaction."""
 
     def begin(self) -> None:
-        """A transaction starts."""
+        """A transaction is about to start."""
 
     def finish(self, connection: apsw.Connection) -> Callable[[], None] | None:
         """All operations have run: write what belongs to the group; the return runs on the Trio thread once it is on
@@ -278,9 +278,9 @@ class Database:
 
     def _run_group(self, jobs: list[_Job]) -> list[Callable[[], None]]:
         writer = self._writer
-        writer.execute("BEGIN IMMEDIATE")
         for participant in self._participants:
-            participant.begin()
+            participant.begin()  # first, since what follows may fail, and what is abandoned is what was begun last
+        writer.execute("BEGIN IMMEDIATE")
         for job in jobs:
             writer.execute("SAVEPOINT job")
             job.outcome = outcome.capture(job.operation, writer)

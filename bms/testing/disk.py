@@ -5,9 +5,12 @@ since its last flush. `image(power_loss=True)` says what would be found after th
 its last flush, with a chosen part of the later writes on top, in any combination and the last one perhaps torn at a
 sector. So a commit that was acknowledged before it was flushed can be lost, and one that was flushed cannot.
 
-    full        what would make a file larger raises "disk full"; overwriting goes on        counted "disk_full"
-    slow        every commit waits                                                             counted "disk_slow"
-    lies        flushes do nothing, as some drives do                                          counted "disk_lies"
+    full        what would make the log larger raises "disk full"; overwriting goes on       counted "disk_full"
+    slow        every commit waits                                                            counted "disk_slow"
+    lies        flushes do nothing, as some drives do                                         counted "disk_lies"
+
+A full disk refuses the log alone. SQLite moves pages from the log into the database after a commit and lets that fail
+in silence; an exception from here would come out of the commit all the same (apsw raises it), which is no real fault.
 
 Absent: bit rot, and faults of reading.
 """
@@ -112,6 +115,7 @@ class _SimFile(apsw.VFSFile):
         path = name.filename() if isinstance(name, apsw.URIFilename) else name or ""
         self._disk = disk
         self._state = None if disk is None else disk.file(path)
+        self._is_log = path.endswith("-wal")
 
     def _remember(self) -> None:
         state = self._state
@@ -122,7 +126,7 @@ class _SimFile(apsw.VFSFile):
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
         disk, state = self._disk, self._state
         if disk is not None and state is not None:
-            if disk.is_full and offset + len(data) > self.xFileSize():
+            if disk.is_full and self._is_log and offset + len(data) > self.xFileSize():
                 disk.fired["disk_full"] += 1
                 raise apsw.FullError("the simulated disk is full")
             self._remember()

@@ -1,4 +1,4 @@
-"""Strangers at the door of a real listening node: none gets in, each is counted, and honest members are served meanwhile.
+"""Strangers at the door of a real listening node: none gets in, each is counted, and honest members are served.
 
 What every test asserts after its attack stands in `hostile.siege`.
 """
@@ -14,7 +14,6 @@ from typing import Any
 import attrs
 import pytest
 import trio
-from helpers import forge_leaf, hostile_context, make_authority, make_identity, make_record, open_party, until
 from hostile import Raw, Siege, connect, hello_of, leaf_of, plain, serve_hostile, siege
 
 from bms.errors import MeshError, RefusedError, RemoteProtocolError, UnreachableError
@@ -22,6 +21,7 @@ from bms.security.certificates import spki_sha256
 from bms.security.identity import Identity
 from bms.wire.framing import frame
 from bms.wire.messages import Close, CloseCode, Hello, Note, Ping, Proof, Push, Welcome
+from helpers import forge_leaf, hostile_context, make_authority, make_identity, make_record, open_party, until
 
 
 def with_leaf(identity: Identity, chain: bytes, key: bytes) -> Identity:
@@ -88,10 +88,9 @@ async def test_a_certificate_of_the_right_issuer_but_the_wrong_shape_is_refused_
 async def test_a_peer_without_a_certificate_gets_no_further_than_tls(tmp_path: Path) -> None:
     async with siege(tmp_path) as scene:
         raw = await connect(scene.address, hostile_context(tmp_path))
+        # A TLS 1.3 client hears of its refusal only when it reads.
         with pytest.raises((ssl.SSLError, trio.BrokenResourceError)):
-            # A TLS 1.3 client hears of its refusal only when it reads.
-            while True:
-                assert await raw.stream.receive_some(100) == b"never"
+            await raw.stream.receive_some(100)
         await raw.cut()
         await until(lambda: scene.count("net.handshakes_failed") == 1)
 
@@ -117,9 +116,11 @@ async def test_the_certificate_of_one_mesh_does_not_carry_the_card_of_another(tm
 @pytest.mark.parametrize("alpn", ["h2", None])
 async def test_a_peer_that_does_not_agree_on_the_protocol_is_cut_off(tmp_path: Path, alpn: str | None) -> None:
     async with siege(tmp_path) as scene:
-        with pytest.raises((ssl.SSLError, trio.BrokenResourceError, AssertionError)):
+        try:
             raw = await connect(scene.address, scene.context(alpn=alpn))
-            await raw.join(scene.attacker)
+            assert await raw.fate() is None
+        except (ssl.SSLError, trio.BrokenResourceError):
+            pass  # OpenSSL refuses another protocol by itself, and lets none at all through
         await until(lambda: scene.refusals == 1)
 
 
@@ -307,7 +308,7 @@ async def test_a_proof_relayed_from_another_channel_is_refused(tmp_path: Path) -
 
 # ---------------------------------------------------------------------- order
 
-EARLY = {
+EARLY: dict[str, Any] = {
     "note": Note(1, 1, 1, "t", b"", 0),
     "ping": Ping(1, 0),
     "entries": Push(1, 0, 1, [], []),
@@ -386,9 +387,7 @@ async def test_a_malformed_frame_ends_the_handshake_at_once(tmp_path: Path, data
 
 async def test_idle_connections_of_one_host_keep_nobody_else_out(tmp_path: Path) -> None:
     async with siege(tmp_path) as scene:
-        streams = []
-        for _ in range(200):
-            streams.append(await plain(scene.address, source="127.0.0.9"))
+        streams = [await plain(scene.address, source="127.0.0.9") for _ in range(200)]
         await until(lambda: scene.count("net.connections_over_limit") == 200 - 64 // 4)
         assert scene.pool._handshakes == {"127.0.0.9": 16}
         await scene.serves_an_honest_member()

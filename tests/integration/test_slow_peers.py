@@ -12,8 +12,8 @@ import attrs
 import pytest
 import trio
 import trio.testing
-from helpers import Party, make_authority, make_identity, make_record, open_party, until
 from hostile import Raw, context_of, hello_of, over
+from trio.testing import MockClock
 
 from bms.config import Config
 from bms.errors import UnreachableError
@@ -21,11 +21,10 @@ from bms.security.identity import Identity
 from bms.values import Address
 from bms.wire.framing import frame
 from bms.wire.messages import CloseCode, Hello, Note, Ping, encode_message
+from helpers import Party, make_authority, make_identity, make_record, open_party, until
 
 HANDSHAKE_S = Config().limits.handshake_timeout_s
 SILENT_S = Config().gossip.keepalive_timeout_s
-
-pytestmark = pytest.mark.usefixtures("autojump_clock")
 
 
 class Trickle(trio.abc.Stream):
@@ -98,14 +97,16 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_peer_that_never_says_anything_has_the_handshakes_time(tmp_path: Path) -> None:
+async def test_a_peer_that_never_says_anything_has_the_handshakes_time(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
     async with stage(tmp_path) as scene:
         scene.stream()
         await trio.testing.wait_all_tasks_blocked()
         await scene.gives_up_after(HANDSHAKE_S)
 
 
-async def test_a_byte_a_second_of_tls_wins_no_time(tmp_path: Path) -> None:
+async def test_a_byte_a_second_of_tls_wins_no_time(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with stage(tmp_path) as scene:
 
         async def crawl() -> None:
@@ -117,22 +118,27 @@ async def test_a_byte_a_second_of_tls_wins_no_time(tmp_path: Path) -> None:
         await scene.gives_up_after(HANDSHAKE_S)
 
 
-async def test_a_byte_a_second_of_hello_wins_no_time(tmp_path: Path) -> None:
+async def crawl(raw: Raw, data: bytes) -> None:
+    """Send a byte a second, until the other side has had enough."""
+    try:
+        for byte in data:
+            await raw.send(bytes([byte]))
+            await trio.sleep(1)
+        raise AssertionError("all of it was taken")
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
+        pass
+
+
+async def test_a_byte_a_second_of_hello_wins_no_time(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with stage(tmp_path) as scene:
         raw = await scene.connect()
 
-        async def crawl() -> None:
-            with pytest.raises(trio.BrokenResourceError):
-                for byte in frame(encode_message(hello_of(scene.attacker))):
-                    await raw.send(bytes([byte]))
-                    await trio.sleep(1)
-
-        scene.nursery.start_soon(crawl)
+        scene.nursery.start_soon(crawl, raw, frame(encode_message(hello_of(scene.attacker))))
         await trio.testing.wait_all_tasks_blocked()
         await scene.gives_up_after(HANDSHAKE_S)
 
 
-async def test_silence_instead_of_the_proof_wins_no_time(tmp_path: Path) -> None:
+async def test_silence_instead_of_the_proof_wins_no_time(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with stage(tmp_path) as scene:
         raw = await scene.connect()
         await trio.sleep(HANDSHAKE_S - 2)
@@ -150,29 +156,25 @@ async def thrown_out(scene: Stage, raw: Raw, seconds: float) -> None:
     await scene.serves_an_honest_member()
 
 
-async def test_a_link_that_falls_silent_is_closed_with_that_reason(tmp_path: Path) -> None:
+async def test_a_link_that_falls_silent_is_closed_with_that_reason(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with stage(tmp_path) as scene:
         raw = await scene.connect()
         await raw.join(scene.attacker)
         await thrown_out(scene, raw, SILENT_S)
 
 
-async def test_a_byte_a_second_inside_a_frame_is_silence(tmp_path: Path) -> None:
+async def test_a_byte_a_second_inside_a_frame_is_silence(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with stage(tmp_path) as scene:
         raw = await scene.connect()
         await raw.join(scene.attacker)
 
-        async def crawl() -> None:
-            with pytest.raises((trio.BrokenResourceError, trio.ClosedResourceError)):
-                for byte in frame(encode_message(Note(1, 1, 1, "t", bytes(1000), 0))):
-                    await raw.send(bytes([byte]))
-                    await trio.sleep(1)
-
-        scene.nursery.start_soon(crawl)
+        scene.nursery.start_soon(crawl, raw, frame(encode_message(Note(1, 1, 1, "t", bytes(1000), 0))))
         await thrown_out(scene, raw, SILENT_S)
 
 
-async def test_a_large_frame_that_comes_slowly_but_does_come_is_waited_for(tmp_path: Path) -> None:
+async def test_a_large_frame_that_comes_slowly_but_does_come_is_waited_for(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
     received: list[Any] = []
     async with stage(tmp_path) as scene:
         scene.party.pool._routes[Note] = lambda link, note: received.append(note)  # type: ignore[index]
@@ -187,7 +189,7 @@ async def test_a_large_frame_that_comes_slowly_but_does_come_is_waited_for(tmp_p
         await raw.cut()
 
 
-async def test_a_peer_that_only_pings_stays(tmp_path: Path) -> None:
+async def test_a_peer_that_only_pings_stays(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with stage(tmp_path) as scene:
         raw = await scene.connect()
         await raw.join(scene.attacker)
@@ -199,7 +201,9 @@ async def test_a_peer_that_only_pings_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("manner", ["silent", "silent after hello", "a byte a second"])
-async def test_a_dialer_gives_a_slow_server_the_handshakes_time(tmp_path: Path, manner: str) -> None:
+async def test_a_dialer_gives_a_slow_server_the_handshakes_time(
+    tmp_path: Path, autojump_clock: MockClock, manner: str
+) -> None:
     """`a byte a second`: the server's half of TLS crawls."""
     authority = make_authority()
     one, two = make_identity(authority, tmp_path, "1"), make_identity(authority, tmp_path, "2")

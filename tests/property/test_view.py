@@ -7,7 +7,6 @@ import random
 import secrets
 from typing import Any
 
-from helpers import make_authority
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -16,6 +15,7 @@ from bms.membership.view import Changed, Dial, Effect, Spread, View
 from bms.security.keys import NodeKey
 from bms.security.records import LEFT, Admission, NodeRecord
 from bms.values import NodeId, NodeState
+from helpers import make_authority
 
 NODES = 3
 FORGET_S, SUSPICION_S = 100.0, 5.0

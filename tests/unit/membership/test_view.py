@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import random
 from typing import Any
 
 import pytest
-from helpers import make_authority, make_record
 
 from bms.membership.view import Changed, Dial, Spread, View
 from bms.security.keys import NodeKey
 from bms.security.records import ALIVE, LEFT, Admission, NodeRecord
 from bms.values import NodeId, NodeState
+from helpers import make_authority, make_record
 
 LOWEST, HIGHEST = NodeId("0" * 64), NodeId("f" * 64)
 
@@ -103,7 +104,7 @@ def test_redials_come_less_and_less_often_and_never_stop_before_it_is_forgotten(
             if effect == Dial(member.node_id):
                 dials.append(now)
                 view.dialed(member.node_id, now, refused=False)
-    waits = [later - earlier for earlier, later in zip(dials, dials[1:], strict=False)]
+    waits = [later - earlier for earlier, later in itertools.pairwise(dials)]
     assert 0.75 <= waits[0] <= 1.25
     assert max(waits) <= 30 * 1.25
     assert len(dials) > 30

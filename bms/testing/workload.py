@@ -1,0 +1,142 @@
+"""What the nodes of a scenario do meanwhile: write, overwrite and delete keys, and send each other messages.
+
+Three sorts of keys, each with what can be said about it for certain afterwards:
+
+    once/HOST/N     written once, by one host            acknowledged: it is there
+    own/HOST/N      written and deleted by one host,     it is as the last acknowledged change left it,
+                    one change after another             or as a later one that nobody was told about did
+    all/N           written by every host                it has a value that somebody wrote; all see the same one
+
+A host's program runs beside its node: it is killed with it, and begun anew when the node starts again.
+"""
+
+from __future__ import annotations
+
+import random
+
+import attrs
+import trio
+
+from ..errors import DeliveryError, MeshError, NotFoundError, StoreError
+from ..values import Message
+from .history import ACKNOWLEDGED, FAILED, UNKNOWN, Delivery, History, Sending, Write
+from .world import SimHost, SimWorld
+
+__all__ = ["Workload", "WorkloadRun"]
+
+TOPIC = "workload"
+_OWN_KEYS = 4
+_SHARED_KEYS = 3
+_UNDER_WAY_MAX = 16
+
+
+@attrs.frozen(kw_only=True)
+class Workload:
+    """How much each node does: changes and messages a second, the share of changes that delete, bytes of a value."""
+
+    writes_per_s: float = 2.0
+    deletes: float = 0.2
+    messages_per_s: float = 2.0
+    value_bytes: int = 32
+    deadline_s: float = 8.0
+
+
+class WorkloadRun:
+    """One run of a workload in one world. `stop` ends it; `history` is what came of it."""
+
+    def __init__(self, sim: SimWorld, workload: Workload) -> None:
+        self.history = History()
+        self._sim = sim
+        self._workload = workload
+        self._is_over = False
+        self._count = 0
+        self._once = 0
+        self._present: dict[str, bool] = {}
+
+    def start(self, host: SimHost) -> None:
+        """Let a host take part; again after each start of its node."""
+        host.start_soon(self._receive, host)
+        if not self._is_over:
+            host.start_soon(self._write_forever, host, self._sim.chance(f"writes {host.name} {host.starts}"))
+            host.start_soon(self._send_forever, host, self._sim.chance(f"messages {host.name} {host.starts}"))
+
+    def stop(self) -> None:
+        """Begin nothing new; what is under way ends by itself."""
+        self._is_over = True
+
+    def _unique(self, host: SimHost) -> bytes:
+        self._count += 1
+        return f"{host.name}:{self._count}:".encode().ljust(self._workload.value_bytes, b".")
+
+    # ------------------------------------------------------------------ writing
+
+    async def _write_forever(self, host: SimHost, chance: random.Random) -> None:
+        if not self._workload.writes_per_s:
+            return
+        while not self._is_over:
+            await trio.sleep(chance.expovariate(self._workload.writes_per_s))
+            if not self._is_over:
+                await self._write(host, self._next_write(host, chance))
+
+    def _next_write(self, host: SimHost, chance: random.Random) -> Write:
+        kind = chance.random()
+        value: bytes | None = self._unique(host)
+        if kind < 0.4:
+            self._once += 1
+            key = f"once/{host.name}/{self._once}"
+        elif kind < 0.8:
+            key = f"own/{host.name}/{chance.randrange(_OWN_KEYS)}"
+            if chance.random() < 2 * self._workload.deletes and self._present.get(key, False):
+                value = None
+        else:
+            key = f"all/{chance.randrange(_SHARED_KEYS)}"
+        return Write(key, value, host.name, trio.current_time())
+
+    async def _write(self, host: SimHost, write: Write) -> None:
+        self.history.writes.append(write)
+        try:
+            if write.value is None:
+                await host.mesh.delete_data(write.key)
+            else:
+                await host.mesh.store_data(write.key, write.value)
+            write.outcome = ACKNOWLEDGED
+            self._present[write.key] = write.value is not None
+        except (StoreError, NotFoundError) as error:
+            write.outcome, write.error = FAILED, str(error)
+        except MeshError as error:
+            write.outcome, write.error = UNKNOWN, str(error)
+        write.done_at = trio.current_time()
+        self._sim.trace.note(f"write {host.name} {write.key} {write.outcome}", write.value or b"")
+
+    # ------------------------------------------------------------------ messages
+
+    async def _send_forever(self, host: SimHost, chance: random.Random) -> None:
+        if not self._workload.messages_per_s:
+            return
+        limit = trio.CapacityLimiter(_UNDER_WAY_MAX)
+        async with trio.open_nursery() as nursery:
+            while not self._is_over:
+                await trio.sleep(chance.expovariate(self._workload.messages_per_s))
+                others = [other for other in self._sim.hosts.values() if other is not host]
+                if others and not self._is_over and limit.available_tokens:
+                    nursery.start_soon(self._send, host, chance.choice(others), limit)
+
+    async def _send(self, host: SimHost, to: SimHost, limit: trio.CapacityLimiter) -> None:
+        sending = Sending(self._unique(host), host.name, to.name, trio.current_time())
+        self.history.sendings.append(sending)
+        async with limit:
+            try:
+                await host.mesh.send_message(to.node_id, sending.body, TOPIC, self._workload.deadline_s)
+                sending.outcome, sending.starts = ACKNOWLEDGED, to.starts
+            except DeliveryError as error:
+                sending.outcome, sending.error = UNKNOWN, str(error)
+            except MeshError as error:
+                sending.outcome, sending.error = FAILED, str(error)
+        self._sim.trace.note(f"message {host.name} {to.name} {sending.outcome}", sending.body)
+
+    async def _receive(self, host: SimHost) -> None:
+        starts = host.starts
+        async with host.mesh.subscribe(TOPIC) as subscription:
+            async for item in subscription:
+                assert isinstance(item, Message), "direct messages are never missed"
+                self.history.deliveries.append(Delivery(item.body, host.name, starts, trio.current_time()))

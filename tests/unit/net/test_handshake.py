@@ -1,0 +1,79 @@
+"""What the two sides' closes and broken connections mean to whoever dialed."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+import pytest
+import trio
+
+from bms.errors import RefusedError, UnreachableError
+from bms.net.handshake import DuplicateLinkError, Introduction, close_error, shake_hands
+from bms.security.trust import Trust
+from bms.wire.framing import frame
+from bms.wire.messages import Close, CloseCode, encode_message
+from helpers import make_authority, make_identity, make_record
+
+MEANINGS = {
+    CloseCode.GOING_AWAY: UnreachableError,
+    CloseCode.PROTOCOL_ERROR: UnreachableError,
+    CloseCode.REFUSED: RefusedError,
+    CloseCode.DUPLICATE: DuplicateLinkError,
+    CloseCode.OTHER_MESH: RefusedError,
+    CloseCode.NO_COMMON_VERSION: RefusedError,
+    CloseCode.AT_LIMIT: UnreachableError,
+    CloseCode.SILENT: UnreachableError,
+    CloseCode.REPLACED: UnreachableError,
+    CloseCode.COPIED_KEY: RefusedError,
+    99: UnreachableError,
+}
+
+
+@pytest.mark.parametrize(("code", "kind"), MEANINGS.items())
+def test_every_close_code_has_one_meaning(code: int, kind: type[Exception]) -> None:
+    assert set(CloseCode) <= set(MEANINGS)
+    error = close_error(Close(code, "because"))
+    assert type(error) is kind
+    assert "because" in str(error)
+
+
+class Gone:
+    """A channel whose peer has closed; what it said before that can still be read."""
+
+    peer_certificate: bytes | None = None
+
+    def __init__(self, said: bytes) -> None:
+        self._said = said
+
+    def send_nowait(self, data: bytes) -> bool:
+        raise BrokenPipeError("gone")
+
+    async def flush(self) -> None:
+        raise BrokenPipeError("gone")
+
+    async def receive_some(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        said, self._said = self._said, b""
+        return said
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def dial(folder: Path, channel: Gone) -> None:
+    identity = make_identity(make_authority(), folder)
+    me = Introduction(identity, make_record(identity), 2**20)
+    await shake_hands(
+        channel, me, Trust(identity.bundle), dialed=True, now_ms=0, token_bytes=secrets.token_bytes
+    )  # fmt: skip
+
+
+async def test_a_listener_that_refused_and_went_before_hello_was_sent_is_heard_all_the_same(tmp_path: Path) -> None:
+    with pytest.raises(RefusedError, match="not you"):
+        await dial(tmp_path, Gone(frame(encode_message(Close(CloseCode.REFUSED, "not you")))))
+
+
+async def test_a_listener_that_went_without_a_word_is_unreachable(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableError):
+        await dial(tmp_path, Gone(b""))
