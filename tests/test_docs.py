@@ -1,14 +1,22 @@
 """The documents against the code: what is promised exists, what exists is written down, links lead somewhere.
 
-Conventions that these tests read. In README.md the comment `<!-- ci -->` before a block says that the build runs just
-these commands, and `<!-- run -->` that the Python block is a whole program, which is run here. In a reference page an
-item counts as documented where its name stands in a heading, or in code marks anywhere on the page.
+Conventions that these tests read, in a comment before a block:
+
+    <!-- ci -->                 the build runs just these commands
+    <!-- run -->                a whole program, or a script of the shell, that is run here
+    <!-- run twice -->          a program, two of which are run at once and must see each other
+    <!-- run as a b c -->       a program that is run with each of these arguments, all at once
+
+In a reference page an item counts as documented where its name stands in a heading, or in code marks anywhere on the
+page.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -81,31 +89,147 @@ def test_the_readme_says_how_to_run_the_tests_and_the_build_does_just_that() -> 
     assert [command for command in promised if command not in run] == []
 
 
-PYTHON_BLOCKS = [block for block in blocks(README) if block.language == "python"]
-each_python_block = pytest.mark.parametrize("block", PYTHON_BLOCKS, ids=lambda block: f"line-{block.line}")
+# --- programs
 
 
-@each_python_block
-def test_python_in_the_readme_compiles(block: Block) -> None:
-    compile(block.text, f"README.md:{block.line}", "exec", dont_inherit=True)
+def _python_blocks(mark: str) -> list[tuple[Path, Block]]:
+    found = [(page, block) for page in PAGES for block in blocks(page) if block.language == "python"]
+    return [pair for pair in found if re.fullmatch(mark, pair[1].mark or "")]
+
+
+def _place(pair: tuple[Path, Block]) -> str:
+    return f"{pair[0].name}-line-{pair[1].line}"
+
+
+class Programs:
+    """Runs programs of pages in a folder of their own, with warnings as errors."""
+
+    def __init__(self, folder: Path, home: Path) -> None:
+        self._folder = folder
+        bin_folder = folder / "bin"
+        bin_folder.mkdir()
+        command = bin_folder / "bms"
+        command.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m bms "$@"\n', encoding="utf-8")
+        command.chmod(0o755)
+        path = f"{bin_folder}{os.pathsep}{os.environ['PATH']}"
+        self._environ = {**os.environ, "BMS_HOME": str(home), "PYTHONPATH": str(ROOT), "PATH": path}
+
+    def start(self, block: Block, *arguments: str) -> subprocess.Popen[str]:
+        """Start a block: Python or shell."""
+        program = self._folder / f"line{block.line}"
+        program.write_text(block.text, encoding="utf-8")
+        command = [sys.executable, "-W", "error"] if block.language == "python" else ["sh", "-e"]
+        return self.popen([*command, str(program), *arguments])
+
+    def popen(self, command: list[str]) -> subprocess.Popen[str]:
+        """Start a command."""
+        return subprocess.Popen(
+            command, cwd=self._folder, env=self._environ, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+
+    def outputs(self, *processes: subprocess.Popen[str]) -> list[str]:
+        """What each has printed when it has ended, as it must without an error."""
+        try:
+            ended = [process.communicate(timeout=PROGRAM_TIMEOUT_S) for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        for process, (output, errors) in zip(processes, ended, strict=True):
+            assert process.returncode == 0, output + errors
+        return [output for output, _ in ended]
+
+
+@pytest.fixture
+def programs(tmp_path: Path, bms_home: Path) -> Programs:
+    return Programs(tmp_path, bms_home)
+
+
+@pytest.mark.parametrize("place", _python_blocks(".*"), ids=_place)
+def test_python_in_the_pages_compiles(place: tuple[Path, Block]) -> None:
+    page, block = place
+    compile(block.text, f"{page.name}:{block.line}", "exec", dont_inherit=True)
+
+
+@pytest.mark.parametrize("place", _python_blocks("run"), ids=_place)
+def test_programs_in_the_pages_run_and_run_again(place: tuple[Path, Block], programs: Programs) -> None:
+    for _ in range(2):
+        assert programs.outputs(programs.start(place[1]))[0]
+
+
+@pytest.mark.parametrize("place", _python_blocks("run twice"), ids=_place)
+def test_programs_that_are_started_twice_see_each_other(place: tuple[Path, Block], programs: Programs) -> None:
+    for output in programs.outputs(programs.start(place[1]), programs.start(place[1])):
+        assert re.search(r"^robot(-2)? says Hello network!$", output, re.MULTILINE)
+        assert "known: ['position/robot', 'position/robot-2']" in output
+
+
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+
+
+def test_the_tutorial_does_what_it_says(programs: Programs) -> None:
+    (block,) = [block for block in blocks(TUTORIAL) if (block.mark or "").startswith("run as")]
+    (script,) = [block for block in blocks(TUTORIAL) if block.language == "sh" and block.mark == "run"]
+    names = str(block.mark).split()[2:]
+    (desk_line,) = [line for line in commands(TUTORIAL) if line.startswith("bms up")]
+    desk = programs.popen(shlex.split(desk_line))
+    try:
+        assert desk.stdout is not None
+        assert desk.stdout.readline().startswith("ready ")
+        outputs = programs.outputs(*(programs.start(block, name) for name in names))
+        (shown,) = programs.outputs(programs.start(script))
+    finally:
+        desk.terminate()
+        desk.communicate(timeout=PROGRAM_TIMEOUT_S)
+    said = re.search(r"^ +north sees.*?(?=^\S)", TUTORIAL.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert said is not None
+    promised = sorted(line.strip() for line in said[0].strip().splitlines())
+    assert sorted(outputs[names.index("north")].splitlines()) == promised
+    assert re.findall(r"^(\w+) .* (alive|left) ", shown, re.MULTILINE).count(("desk", "alive")) == 1
+    assert [name for name in names if re.search(rf"^{name} .* left ", shown, re.MULTILINE)] == names
+    assert shown.endswith("4.5")
+
+
+# --- commands and settings
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of `bms` in a page's shell blocks, without what stands before and behind them on the line."""
+    from bms.cli.program import COMMANDS
+
+    lines = [line for block in blocks(page) if block.language == "sh" for line in _commands(block.text)]
+    found = [re.search(r"\bbms (?!.*\bbms ).*", re.sub(r"\s+#.*$", "", line)) for line in lines]
+    return [line[0] for line in found if line is not None and line[0].split()[1] in COMMANDS]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_commands_in_the_pages_are_understood(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bms.cli.program import root
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "robot").mkdir()
+    (tmp_path / "colour.txt").touch()
+    for line in commands(page):
+        _, *words = shlex.split(line)
+        command: click.Command | None = root
+        while isinstance(command, click.Group):
+            with click.Context(command) as context:
+                command = command.get_command(context, words.pop(0))
+        assert command is not None, line
+        command.make_context(line, words).close()  # raises a usage error otherwise
 
 
 @pytest.mark.parametrize(
-    "block", [block for block in PYTHON_BLOCKS if block.mark == "run"], ids=lambda block: f"line-{block.line}"
+    "place",
+    [(page, block) for page in PAGES for block in blocks(page) if block.language == "toml"],
+    ids=_place,
 )
-def test_programs_in_the_readme_run(block: Block, tmp_path: Path, bms_home: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(block.text, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(program)],
-        cwd=tmp_path,
-        env={**os.environ, "BMS_HOME": str(bms_home), "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=PROGRAM_TIMEOUT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_settings_in_the_pages_are_valid(place: tuple[Path, Block], tmp_path: Path) -> None:
+    import bms
+
+    file = tmp_path / "node.toml"
+    file.write_text(place[1].text, encoding="utf-8")
+    assert bms.Config.load(file, {}).mesh_name == "home"
 
 
 # --- reference pages
@@ -158,6 +282,16 @@ def test_every_command_and_each_of_its_options_is_documented() -> None:
         options = [option for option in command.params if isinstance(option, click.Option) and not option.hidden]
         missing += [f"{path} {option.opts[-1]}" for option in options if not known & set(option.opts)]
     assert missing == []
+
+
+def test_the_api_page_is_what_the_docstrings_say() -> None:
+    spec = importlib.util.spec_from_file_location("make_api", ROOT / "docs" / "make_api.py")
+    assert spec is not None
+    assert spec.loader is not None
+    make_api = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(make_api)
+    page = (REFERENCE / "api.md").read_text(encoding="utf-8")
+    assert page == make_api.page(), "python docs/make_api.py > docs/reference/api.md"
 
 
 # --- all pages

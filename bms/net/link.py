@@ -304,8 +304,10 @@ class Link:
         gossip = self._config.gossip
         while True:
             self._last_id += 1
-            if self._ping is None:
-                self._ping = (self._last_id, trio.current_time(), self._wall_time())
+            now = trio.current_time()
+            # One that was answered late or never is measured anew.
+            if self._ping is None or now - self._ping[1] > gossip.keepalive_timeout_s:
+                self._ping = (self._last_id, now, self._wall_time())
                 self.send_nowait(Ping(id=self._last_id, time=int(self._ping[2] * 1000)))
             await trio.sleep(gossip.keepalive_interval_s)
             if not self.is_open:  # what is queued goes out within one more time-out, or not at all
@@ -316,9 +318,6 @@ class Link:
             if silent_s > gossip.keepalive_timeout_s:
                 self.end(f"silent for {silent_s:.1f} s", CloseCode.SILENT)
                 return
-            ping = self._ping
-            if ping is not None and trio.current_time() - ping[1] > gossip.keepalive_timeout_s:
-                self._ping = None  # answered late or never: measure anew
 
     # ------------------------------------------------------------------ ending
 

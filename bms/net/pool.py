@@ -73,6 +73,7 @@ class Pool:
         self._on_down = on_down
         self._nursery: trio.Nursery | None = None
         """Where links are served: they outlive the listener that accepted them."""
+        self._listening: set[trio.CancelScope] = set()
         self._all: dict[Link, None] = {}  # in the order they came up
         self._emptied = trio.Event()
         self._handshakes: Counter[str] = Counter()
@@ -90,6 +91,8 @@ class Pool:
                 await trio.sleep_forever()
         finally:
             self._nursery = None
+            for scope in self._listening:  # they serve in the nursery that has ended
+                scope.cancel()
 
     def reconfigure(self, config: Config) -> None:
         """Use new limits and time-outs for links made from now on."""
@@ -117,7 +120,13 @@ class Pool:
         """Listen at `address` until cancelled; links made meanwhile stay. `started` gets the bound address."""
         if self._nursery is None:
             raise UnreachableError("this node is not running")
-        await serve_address(address, self.serve, self._world, self._nursery, task_status=task_status)
+        with trio.CancelScope() as scope:
+            self._listening.add(scope)
+            try:
+                await serve_address(address, self.serve, self._world, self._nursery, task_status=task_status)
+            finally:
+                self._listening.discard(scope)
+        raise UnreachableError("this node's links have ended")
 
     def link(self, node_id: NodeId) -> Link | None:
         """The open link to a node, or None."""

@@ -1,2 +1,50 @@
-"""The proving ground: whole meshes in one process, on virtual time, with the faults of real networks and machines."""
-from .world import *
+"""The proving ground: whole meshes in one process, on virtual time, with the faults of real networks and machines.
+
+For tests of programs that use `bms`, and for the tests of `bms` itself. A simulated world has hosts; each runs a real
+node (`bms.Mesh`) with a `World` of its own: simulated network and clock, seeded chance and keys, a disk that can fail.
+The same seed gives the same run, event for event. See docs/how-to/test-your-program.md.
+
+    run_simulation, open_sim_world, SimWorld, SimHost, Line     a world to write a test in
+    fixtures                                                    the same for pytest: `sim_world`, `mesh_cluster`
+    Scenario, run_scenario, shrink                              worlds with a workload, faults and checkers, from files
+    Heap, ViewMesh                                              plain machines by the thousand, without Trio
+
+`python -m bms.testing SCENARIO --seeds 100` runs scenario files. Nothing here is loaded by `import bms`.
+"""
+
+from __future__ import annotations
+
+from .checkers import CHECKERS, Evidence, Violation
+from .determinism import run_deterministic
+from .faults import Fault
+from .heap import Heap, ViewMesh
+from .history import History
+from .network import Line
+from .runner import Result, Variant, run_scenario, shrink
+from .scenario import Scenario
+from .trace import Trace
+from .workload import Workload
+from .world import SimHost, SimWorld, open_sim_world, run_simulation
+
+__all__ = [
+    "CHECKERS",
+    "Evidence",
+    "Fault",
+    "Heap",
+    "History",
+    "Line",
+    "Result",
+    "Scenario",
+    "SimHost",
+    "SimWorld",
+    "Trace",
+    "Variant",
+    "ViewMesh",
+    "Violation",
+    "Workload",
+    "open_sim_world",
+    "run_deterministic",
+    "run_scenario",
+    "run_simulation",
+    "shrink",
+]

@@ -5,9 +5,9 @@ since its last flush. `image(power_loss=True)` says what would be found after th
 its last flush, with a chosen part of the later writes on top, in any combination and the last one perhaps torn at a
 sector. So a commit that was acknowledged before it was flushed can be lost, and one that was flushed cannot.
 
-    full        what would make the log larger raises "disk full"; overwriting goes on       counted "disk_full"
-    slow        every commit waits                                                            counted "disk_slow"
-    lies        flushes do nothing, as some drives do                                         counted "disk_lies"
+    full        every write to the log raises "disk full"           counted "disk_full"
+    slow        every commit waits                                  counted "disk_slow"
+    lies        flushes do nothing, as some drives do               counted "disk_lies"
 
 A full disk refuses the log alone. SQLite moves pages from the log into the database after a commit and lets that fail
 in silence; an exception from here would come out of the commit all the same (apsw raises it), which is no real fault.
@@ -32,18 +32,17 @@ _SECTOR_BYTES = 512
 
 @attrs.define
 class _Write:
-    """A write that is not flushed: where, and what."""
+    """A write that is not flushed: where, what, what was there before, and how long the file was."""
 
     offset: int
     data: bytes
+    before: bytes
+    size: int
 
-
-@attrs.define
-class _File:
-    """One file: as of its last flush (None: nothing was written since), and the writes since."""
-
-    durable: bytes | None = None
-    writes: list[_Write] = attrs.field(factory=list)
+    def undo(self, content: bytearray) -> None:
+        """Take it back; writes are taken back last first."""
+        content[self.offset : self.offset + len(self.before)] = self.before
+        del content[self.size :]
 
 
 class SimDisk:
@@ -59,7 +58,7 @@ class SimDisk:
         self.delay_s = (0.001, 0.004)
         self.is_slow = False
         self._chance = chance
-        self._files: dict[str, _File] = {}
+        self._unflushed: dict[str, list[_Write]] = {}
         self._lock = trio.Lock()
 
     async def wait(self) -> None:
@@ -69,9 +68,9 @@ class SimDisk:
                 self.fired["disk_slow"] += 1
             await trio.sleep(self._chance.uniform(*self.delay_s))
 
-    def file(self, name: str) -> _File:
-        """What is remembered of a file."""
-        return self._files.setdefault(name, _File())
+    def unflushed(self, name: str) -> list[_Write]:
+        """The writes to a file since its last flush."""
+        return self._unflushed.setdefault(name, [])
 
     def image(self, *, power_loss: bool) -> dict[Path, bytes]:
         """The files as a restart would find them. The shared-memory file is left out: it does not outlive a process."""
@@ -79,10 +78,7 @@ class SimDisk:
         for path in sorted(self.folder.rglob("*")):
             if path.is_file() and not path.name.endswith("-shm"):
                 content = path.read_bytes()
-                state = self._files.get(str(path))
-                if power_loss and state is not None and state.durable is not None:
-                    content = self._torn(state)
-                found[path] = content
+                found[path] = self._torn(content, self.unflushed(str(path))) if power_loss else content
         return found
 
     def restore(self, image: dict[Path, bytes]) -> None:
@@ -92,12 +88,13 @@ class SimDisk:
                 path.unlink()
         for path, content in image.items():
             path.write_bytes(content)
-        self._files.clear()
+        self._unflushed.clear()
 
-    def _torn(self, state: _File) -> bytes:
-        assert state.durable is not None
-        content = bytearray(state.durable)
-        for write in state.writes:
+    def _torn(self, found: bytes, writes: list[_Write]) -> bytes:
+        content = bytearray(found)
+        for write in reversed(writes):
+            write.undo(content)
+        for write in writes:
             if self._chance.random() < 0.5:
                 continue
             data = write.data
@@ -114,37 +111,34 @@ class _SimFile(apsw.VFSFile):
         super().__init__(base, name, flags)
         path = name.filename() if isinstance(name, apsw.URIFilename) else name or ""
         self._disk = disk
-        self._state = None if disk is None else disk.file(path)
+        self._unflushed = None if disk is None else disk.unflushed(path)
         self._is_log = path.endswith("-wal")
 
-    def _remember(self) -> None:
-        state = self._state
-        if state is not None and state.durable is None:
-            size = self.xFileSize()
-            state.durable = self.xRead(size, 0) if size else b""
-
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
-        disk, state = self._disk, self._state
-        if disk is not None and state is not None:
-            if disk.is_full and self._is_log and offset + len(data) > self.xFileSize():
+        disk = self._disk
+        if disk is not None and self._unflushed is not None:
+            if disk.is_full and self._is_log:
                 disk.fired["disk_full"] += 1
                 raise apsw.FullError("the simulated disk is full")
-            self._remember()
-            state.writes.append(_Write(offset, bytes(data)))
+            size = self.xFileSize()
+            before = self.xRead(min(len(data), size - offset), offset) if offset < size else b""
+            self._unflushed.append(_Write(offset, bytes(data), before, size))
         super().xWrite(data, offset)
 
     def xTruncate(self, size: int) -> None:  # noqa: N802 - SQLite's name
-        self._remember()
+        if self._unflushed is not None:
+            whole = self.xFileSize()
+            if size < whole:
+                self._unflushed.append(_Write(size, b"", self.xRead(whole - size, size), whole))
         super().xTruncate(size)
 
     def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
-        disk, state = self._disk, self._state
-        if disk is not None and state is not None:
+        disk = self._disk
+        if disk is not None and self._unflushed is not None:
             if disk.lies:
                 disk.fired["disk_lies"] += 1
                 return
-            state.durable = None
-            state.writes.clear()
+            self._unflushed.clear()
         super().xSync(flags)
 
 
@@ -170,6 +164,5 @@ class SimDisks(apsw.VFS):
         """Delete a file, and forget what was remembered of it."""
         for disk in self._disks:
             if name.startswith(f"{disk.folder}/"):
-                disk.file(name).writes.clear()
-                disk.file(name).durable = None
+                disk.unflushed(name).clear()
         super().xDelete(name, sync)

@@ -351,7 +351,7 @@ async def test_a_reader_that_leaves_early_is_no_error_to_speak_of(machine: Machi
         (("put", "a", "b", "--file", "/dev/null"), 2, "not both"),
         (("up", "--set", "limits.topicsmax=1"), 2, "limits.topics_max"),
         (("up", "--listen", "nowhere"), 1, "listen_address"),
-        (("up", "--no-found"), 1, "found_mesh"),
+        (("up", "--no-found"), 1, "--identity"),
         (("up", "--config", "none.toml"), 1, "none.toml"),
         (("config", "check", "none.toml"), 1, "none.toml"),
         (("identity", "issue", "--out", "x"), 1, "--found"),

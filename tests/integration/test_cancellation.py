@@ -19,7 +19,7 @@ import trio
 import bms
 from helpers import until
 
-POINTS_A_PHASE = 24
+POINTS_A_PHASE = 18
 CLOSE_S = 5.0  # it takes 0.2 s on a machine that has nothing else to do
 
 

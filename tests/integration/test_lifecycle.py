@@ -307,6 +307,26 @@ async def test_a_bug_in_telling_of_a_links_end_leaves_nobody_waiting(
         assert "a bug" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["pool", "gossip", "replication"])
+async def test_a_subsystem_that_crashes_is_whole_again_soon(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with cluster(3) as meshes:
+        one, two, three = meshes
+
+        async def crash() -> None:
+            raise KeyError("a bug")
+
+        getattr(life_of(two), name)._nursery.start_soon(crash)
+        await until(lambda: two.counters["supervisor.crashes"] >= 1)
+        await one.store_data("meanwhile", b"written")
+        await until(lambda: all(mesh.is_connected(other.node_id) for mesh in meshes for other in meshes))
+        await until(lambda: all(mesh.data_summary().entries == 1 for mesh in meshes))
+        async with two.subscribe("t") as messages:
+            await three.send_message(two.node_id, b"x", "t")
+            assert isinstance(await anext(messages), Message)
+        await until(lambda: two.collect_stats().subsystems["listener"].state == "running")
+        assert "a bug" in caplog.text
+
+
 # ---------------------------------------------------------------------- links
 
 

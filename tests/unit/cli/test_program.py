@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import click
 import pytest
@@ -29,6 +31,42 @@ def test_a_mistyped_command_is_met_with_a_guess() -> None:
     result = CliRunner().invoke(root, ["nodez"])
     assert result.exit_code == 2
     assert "'nodes'" in result.output
+
+
+def bms(*arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subprocess.CompletedProcess[bytes]:
+    """The program itself, whose last resort is what these tests are about."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "bms", *arguments],
+        cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("group", [[], ["config"], ["identity"]])
+def test_a_group_by_itself_prints_its_help_as_it_is(group: list[str]) -> None:
+    done = bms(*group)
+    assert done.returncode == 2
+    assert done.stderr.decode().splitlines()[0] == " ".join(["Usage: bms", *group, "[OPTIONS] COMMAND [ARGS]..."])
+
+
+def test_a_full_disk_behind_standard_output_is_said_in_one_line() -> None:
+    with open("/dev/full", "wb") as full:
+        done = bms("config", "show", stdout=full)
+    assert (done.returncode, done.stderr) == (1, b"bms: No space left on device\n")
+
+
+def test_nothing_is_said_to_a_reader_who_has_gone() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as pipe:
+        done = bms("config", "show", stdout=pipe)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_a_node_without_an_identity_is_told_the_options_that_give_it_one(bms_home: Path) -> None:
+    done = bms("up", "--no-found", "--listen", "127.0.0.1:0")
+    assert done.returncode == 1
+    (line,) = done.stderr.decode().splitlines()
+    assert all(option in line for option in ("--identity", "--found", "--dev"))
 
 
 def test_help_names_every_command_without_loading_it() -> None:
