@@ -52,6 +52,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def sim(session: nox.Session) -> None:
+    """Simulated meshes with faults, over many seeds; `nox -s sim -- tests/sim/scenarios/storm.toml --seed 7` for one."""
+    install(session, "test")
+    scenarios = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "sim" / "scenarios").glob("*.toml"))
+    session.run("python", "-W", "error", "-m", "bms.testing", *(session.posargs or [*scenarios, "--seeds", "100"]))
+
+
+@nox.session
 def e2e(session: nox.Session) -> None:
     """Real processes and the command line, as a user starts them."""
     install(session, "test")

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
         VersionConflictError,
     )
     from .mesh import Changes, DataSummary, Mesh, Stats, init, open_mesh
+    from .messaging.topics import Subscription
+    from .supervisor import Condition
     from .values import Address, KeyInfo, Message, Missed, Node, NodeId, NodeState, Value, Version
     from .world import World
 
@@ -42,6 +44,7 @@ __all__ = [
     "Address",
     "Changes",
     "ClosedError",
+    "Condition",
     "Config",
     "ConfigError",
     "CorruptionError",
@@ -66,6 +69,7 @@ __all__ = [
     "RemoteProtocolError",
     "Stats",
     "StoreError",
+    "Subscription",
     "SyncReport",
     "UnreachableError",
     "Value",
@@ -79,7 +83,7 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Where names are looked for, the cheap rooms first.
-_ROOMS = (".errors", ".values", ".config", ".world", ".data.replication", ".mesh")
+_ROOMS = (".errors", ".values", ".config", ".world", ".data.replication", ".messaging.topics", ".supervisor", ".mesh")
 
 
 def __getattr__(name: str) -> Any:

@@ -127,6 +127,7 @@ class Life:
         self._registry_folder = registry_folder
         self._boot_id = world.token_bytes(16)
         self._incarnation = 1
+        self._has_outdone = self._is_copied = False
         self._state = ALIVE
         self._observed: list[str] = []
         self._hosts: list[str] = []
@@ -256,6 +257,7 @@ class Life:
             return
         try:
             self.pool.refuse()
+            self.gossip.is_leaving = True
             if drain_s > 0:
                 with trio.CancelScope(shield=True):
                     await supervisor.stop(["discovery", *(name for name in supervisor.health() if "listener" in name)])
@@ -331,9 +333,15 @@ class Life:
 
     def _outdo(self, seen: NodeRecord) -> None:
         """The mesh knows a record of this node that is not this one's: outdo it, if it is newer (SWIM's refutation)."""
-        if seen.boot > self.boot:
+        if seen.boot > self.boot and self._has_outdone:
+            if not self._is_copied:
+                self._is_copied = True
+                self._counters.add("membership.copied_key")
+                log.error("another node runs with this node's identity; one identity is for one node: stop one of them")
+        elif seen.boot > self.boot:
             # An earlier life had a clock ahead of ours and its store is gone. Links are bound to a boot: begin them
             # anew.
+            self._has_outdone = True
             log.warning("an earlier boot of this node is ahead of its clock; going on from there")
             self.boot = self.courier.boot = seen.boot + 1
             self._renew()

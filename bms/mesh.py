@@ -11,7 +11,6 @@ Cancelling the body of `open_mesh`, or an exception in it, closes within a secon
 
 from __future__ import annotations
 
-import logging
 import math
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -39,8 +38,6 @@ from .values import Address, KeyInfo, Message, Node, NodeId, NodeState, Value, V
 from .world import World
 
 __all__ = ["Changes", "DataSummary", "Mesh", "Stats", "init", "open_mesh"]
-
-log = logging.getLogger("bms")
 
 _SWITCH_INTERVAL_S = 0.0005
 _CLOSE_S = 0.2
@@ -176,8 +173,6 @@ class Mesh:
             raise
         self._topics = Topics(config, self.counters)
         self._servers: dict[str, RequestServer] = {}
-        if config.dev_mode:
-            log.warning("dev_mode: every process of this user on this machine may join mesh %r", config.mesh_name)
 
     def __repr__(self) -> str:
         return f"<Mesh {self._config.node_name} {self.node_id.short} {'running' if self.is_running else 'stopped'}>"
@@ -226,7 +221,8 @@ class Mesh:
                 raise ClosedError("this mesh was shut down; make another with init")
             if self._life is not None:
                 raise LocalProtocolError("this mesh is running already")
-            with trio.CancelScope() as self._starting:
+            with trio.CancelScope() as scope:
+                self._starting = scope
                 try:
                     self._life = await self._new_life(nursery)
                     return
@@ -292,10 +288,11 @@ class Mesh:
         Raises ConfigError if it is invalid or names a field that only a new node can take; the old one stays in force
         then.
         """
+        done: list[Changes] = []
         async with self._turn:
             with trio.CancelScope(shield=True):  # all of it or nothing, and never without a listener
-                done = await self._reconfigure(config, fields)
-            return done
+                done.append(await self._reconfigure(config, fields))
+        return done[0]
 
     async def _reconfigure(self, config: Config | None, fields: dict[str, Any]) -> Changes:
         new = (config or self._config).evolve(**fields) if fields else (config or self._config)

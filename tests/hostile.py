@@ -1,8 +1,8 @@
 """Peers that follow the protocol only as far as a test wants, and a network of memory streams for virtual time.
 
-`Raw` speaks frames over TLS with any certificate or none; `introduce` and `prove` do its part of the handshake, with what a
-test changes. `Pipes` is a World's network that can be cut. `siege` runs a listening mesh and says, when its body is over, whether
-honest members were served and nothing was left behind.
+`Raw` speaks frames over TLS with any certificate or none; `introduce` and `proof` do its part of the handshake, with
+what a test changes. `Pipes` is a World's network that can be cut. `siege` runs a listening mesh and says, when its body
+is over, whether honest members were served and nothing was left behind.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ class Siege:
         return context_of(self.folder, self.attacker, **wrong)
 
     async def connect(self, identity: Identity | None = None, **options: Any) -> Raw:
-        """A TLS connection of the attacker (or another member) with the right certificate; cut when the test is over."""
+        """A TLS connection of the attacker (or another member) with the right certificate; cut at the test's end."""
         raw = await connect(self.address, context_of(self.folder, identity or self.attacker), **options)
         self.raws.append(raw)
         return raw
@@ -310,8 +310,8 @@ class Siege:
 async def siege(folder: Path, *, joined: bool = False, **fields: Any) -> AsyncIterator[Siege]:
     """A listening node of a new mesh, and an attacker's identity.
 
-    Afterwards: the attacker is not in (unless it had `joined` as a member), no handshake is left, an honest member is served,
-    no handler of ours crashed, no subsystem was restarted, and the node stops in time.
+    Afterwards: the attacker is not in (and not even known, unless it had `joined` as a member), no handshake is left, an
+    honest member is served, no handler of ours crashed, no subsystem was restarted, and the node stops in time.
     """
     authority = make_authority()
     make_identity(authority, folder, "target")
@@ -410,17 +410,20 @@ class Pipes:
 
 
 @asynccontextmanager
-async def piped(folder: Path, count: int = 2, **fields: Any) -> AsyncIterator[tuple[Pipes, list[bms.Mesh]]]:
-    """Whole nodes of one mesh on a network of memory streams, each linked with the first."""
+async def piped(folder: Path, *each: dict[str, Any], **fields: Any) -> AsyncIterator[tuple[Pipes, list[bms.Mesh]]]:
+    """Whole nodes of one mesh on a network of memory streams, each linked with the first.
+
+    One for each dictionary of settings (two without any); `fields` are settings of all.
+    """
     authority = make_authority()
     async with trio.open_nursery() as nursery:
         pipes = Pipes(nursery)
         meshes: list[bms.Mesh] = []
-        for number in range(count):
+        for number, own in enumerate(each or ({}, {})):
             name = f"n{number + 1}"
             make_identity(authority, folder, name)
             place = f"127.0.0.1:{number + 1}"  # a port of its own, so that it is found again after a restart
-            settings = {"enable_persistence": False, "node_name": name, "listen_address": place, **fields}
+            settings = {"enable_persistence": False, "node_name": name, "listen_address": place, **fields, **own}
             mesh = bms.init(world=pipes.world(), **files_of(folder, name), **settings)
             await mesh.start(nursery)
             pipes.attach(mesh)
@@ -428,7 +431,7 @@ async def piped(folder: Path, count: int = 2, **fields: Any) -> AsyncIterator[tu
         try:
             for mesh in meshes[1:]:
                 await mesh.register_node(Address("127.0.0.1", pipes.port_of(meshes[0])))
-            await until(lambda: all(len(mesh.nodes("alive")) == count for mesh in meshes))
+            await until(lambda: all(len(mesh.nodes("alive")) == len(meshes) for mesh in meshes))
             yield pipes, meshes
         finally:
             for mesh in meshes:

@@ -77,7 +77,7 @@ class Plant:
 
 
 PLANTED = {
-    "early acknowledgement": Plant(early_acknowledgement, "disks", frozenset({"acknowledged_is_kept"})),
+    "early acknowledgement": Plant(early_acknowledgement, "disks", frozenset({"acknowledged_is_kept", "start"})),
     "lost cursor": Plant(lost_cursor, "storm", frozenset({"cursors_are_true"})),
     "dropped delete": Plant(dropped_delete, "calm", frozenset({"deleted_stays_deleted", "replicas_are_equal"})),
     "double delivery": Plant(double_delivery, "storm", frozenset({"at_most_once"})),

@@ -58,7 +58,10 @@ BROAD_HANDLERS: dict[str, str] = {
     "messaging/courier.py:Courier._answer": "a program's handler: its caller gets a RemoteError, other requests go on",
     "messaging/courier.py:Courier._ask": "the same, where caller and handler are on one node",
     "net/link.py:Link._guard": "a bug in one room's handler costs that link, not the node",
-    "supervisor.py:Supervisor._supervise": "a crashed subsystem is restarted with backoff",
+    "net/pool.py:Pool._tell": "a bug in telling of a link's coming or going costs that link, not all of them",
+    "net/pool.py:Pool.serve": "a bug in shaking hands costs that connection, not the listener",
+    "store/database.py:Database._tell": "the commit is on disk: a bug in telling of it keeps no writer waiting",
+    "supervisor.py:Supervisor._run": "a crashed subsystem is restarted with backoff",
 }
 
 # Errors outside bms/errors.py: "module.py:class" -> why callers of `bms` need not know it. Each refines one inside.

@@ -153,6 +153,7 @@ class Replication:
                 self._nursery = nursery
                 for link in list(self._peers):  # what an earlier run left half done is begun anew
                     self.link_up(link)
+                    self._need_sync(self._peers[link])  # pushes that came meanwhile are lost
                 nursery.start_soon(self._promote_forever)
                 task_status.started()
         finally:

@@ -59,6 +59,7 @@ class Gossip:
     ) -> None:
         self.view = view
         self.pool: Pool | None = None
+        self.is_leaving = False
         self._trust = trust
         self._counters = counters
         self._my_card = my_card
@@ -104,8 +105,8 @@ class Gossip:
         self._send_cards(link, [self._my_card(), *self.view.cards()])
 
     def link_down(self, link: Link, last: bool) -> None:
-        """A link ended."""
-        if last:
+        """A link ended; no evidence about its node when this one is leaving."""
+        if last and not self.is_leaving:
             self._act(self.view.link_down(link.node_id, trio.current_time()))
 
     def announce(self) -> None:

@@ -127,6 +127,7 @@ class Courier:
         boot: int | None = None
         sent_at = int(self._wall_time() * 1000)
         wait_s = _BUSY_WAIT_S
+        broken = 0
         while True:
             link = await self._link_to(to)
             if boot is not None and boot != link.boot:
@@ -140,6 +141,9 @@ class Courier:
                 await link.call(Note(0, boot, counter, topic, body, sent_at))
                 return
             except DeliveryError:
+                broken += 1
+                if broken > self._config.max_retries:
+                    raise
                 self._counters.add("messaging.retries")
             except UnreachableError:
                 state.sent = earlier

@@ -224,9 +224,7 @@ class Link:
                 self._room.set()
             if self._last_words is not None and not self._queued_bytes:
                 if not self._channel.send_nowait(self._last_words):
-                    self._is_blocked = True
                     await self._channel.flush()
-                    self._is_blocked = False
                 # The peer closes when it has read that. Closing first would reset the connection if it has sent
                 # something meanwhile, and take what it has not read yet away from it.
                 await trio.sleep(_LINGER_S)

@@ -31,7 +31,16 @@ import trio
 from ..errors import RemoteProtocolError
 from ..security.identity import Identity
 
-__all__ = ["ALPN", "STALL_S", "Channel", "SocketChannel", "StreamChannel", "TlsContexts", "make_contexts", "open_channel"]
+__all__ = [
+    "ALPN",
+    "STALL_S",
+    "Channel",
+    "SocketChannel",
+    "StreamChannel",
+    "TlsContexts",
+    "make_contexts",
+    "open_channel",
+]
 
 ALPN = "bms/1"
 STALL_S = 60.0

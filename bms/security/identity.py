@@ -277,7 +277,11 @@ class _Finder:
             raise self._other_mesh(f"the dev authority that made it is gone from {self.dev_folder}")
         authority = self._dev_authority()
         mesh = authority.mesh_id.hex()[:8]
-        log.warning("dev_mode: mesh %s trusts a throw-away authority in %s; never in production", mesh, self.dev_folder)
+        log.warning(
+            "dev_mode: mesh %s trusts a throw-away authority in %s: whoever reads that may join; never in production",
+            mesh,
+            self.dev_folder,
+        )
         if stored is None:
             return self._make(authority, {})
         if stored.mesh_id != authority.mesh_id:

@@ -71,8 +71,8 @@ class Trust:
     def check_card_untrusted(self, card: object) -> tuple[Admission, NodeRecord]:
         """A member and its record, from a card; otherwise RemoteProtocolError.
 
-        The admission returned is the one in force, which may be a higher one than the card shows. Boots are held against
-        the admission's serial, so that a wrong clock here refuses nobody.
+        The admission returned is the one in force, which may be a higher one than the card shows. Boots are held
+        against the admission's serial, so that a wrong clock here refuses nobody.
         """
         if not isinstance(card, (list, tuple)) or len(card) != 3:
             raise RemoteProtocolError("a card is not an array of admission, record and details")

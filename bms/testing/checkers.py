@@ -17,7 +17,7 @@ runner fails a run in which one that is asked for judged nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 
 import attrs
 
@@ -26,7 +26,17 @@ from ..errors import NotFoundError
 from .history import ACKNOWLEDGED, FAILED, History, Write
 from .world import SimHost, SimWorld
 
-__all__ = ["CHECKERS", "Evidence", "Violation", "cursors_are_true"]
+__all__ = [
+    "CHECKERS",
+    "Evidence",
+    "Violation",
+    "acknowledged_is_kept",
+    "at_most_once",
+    "cursors_are_true",
+    "deleted_stays_deleted",
+    "exactly_the_live",
+    "replicas_are_equal",
+]
 
 _SCAN = 100_000
 
@@ -41,12 +51,19 @@ class Violation:
 
 @attrs.define
 class Evidence:
-    """What checkers look at. `contents` are each running host's keys and values, read when the run was over."""
+    """What checkers look at. `contents` are each running host's keys and values, read when the run was over; `gone` are
+    the hosts that were never to come back.
+    """
 
     sim: SimWorld
     history: History
+    gone: Set[SimHost] = frozenset()
     judged: Counter[str] = attrs.field(factory=Counter)
     contents: dict[str, dict[str, bytes]] = attrs.field(factory=dict)
+
+    def counts(self, write: Write) -> bool:
+        """Whether a write must be there: it was acknowledged, by a node that is not gone for good."""
+        return write.outcome == ACKNOWLEDGED and self.sim.hosts[write.host] not in self.gone
 
     def read(self) -> None:
         """Read what every running host holds, through its own reads."""
@@ -69,7 +86,7 @@ def _possible(evidence: Evidence, writes: list[Write]) -> set[bytes | None]:
     """The values that a key of one sequential writer may have: the last acknowledged one, or a later unknown one."""
     possible: set[bytes | None] = {None}
     for write in writes:
-        if write.outcome == ACKNOWLEDGED and evidence.sim.hosts[write.host].is_up:
+        if evidence.counts(write):
             possible = {write.value}
         elif write.outcome != FAILED:
             possible.add(write.value)
@@ -82,14 +99,18 @@ def acknowledged_is_kept(evidence: Evidence) -> list[str]:
     for key in evidence.history.keys():
         writes = list(evidence.history.of_key(key))
         shared = key.startswith("all/")
-        possible = {write.value for write in writes if write.outcome != FAILED} if shared else _possible(evidence, writes)
-        if shared and not any(w.outcome == ACKNOWLEDGED and evidence.sim.hosts[w.host].is_up for w in writes):
+        possible = (
+            {write.value for write in writes if write.outcome != FAILED} if shared else _possible(evidence, writes)
+        )
+        if shared and not any(map(evidence.counts, writes)):
             possible.add(None)
         for host, contents in evidence.contents.items():
             evidence.judged["acknowledged_is_kept"] += 1
             value = contents.get(key)
             if value not in possible:
-                found.append(f"{host}: {key} is {value!r}; it was {[(w.host, w.value, w.outcome) for w in writes[-4:]]}")
+                found.append(
+                    f"{host}: {key} is {value!r}; it was {[(w.host, w.value, w.outcome) for w in writes[-4:]]}"
+                )
     for host, contents in evidence.contents.items():
         found += [f"{host}: nobody wrote {key}" for key in sorted(set(contents) - set(evidence.history.keys()))]
     return found
@@ -100,7 +121,7 @@ def deleted_stays_deleted(evidence: Evidence) -> list[str]:
     found = []
     for key in evidence.history.keys():
         writes = list(evidence.history.of_key(key))
-        if key.startswith("own/") and _possible(evidence, writes) == {None} and any(w.outcome == ACKNOWLEDGED for w in writes):
+        if key.startswith("own/") and _possible(evidence, writes) == {None} and any(map(evidence.counts, writes)):
             for host, contents in evidence.contents.items():
                 evidence.judged["deleted_stays_deleted"] += 1
                 if key in contents:

@@ -6,17 +6,17 @@
         a, b, c = await mesh_cluster(3, loss=0.1)
         …
 
+    sim_clock       virtual time, and an order of tasks that follows from the seed
     sim_seed        the seed, 0; `@pytest.mark.sim_seeds(20)` runs a test with each of 20
     sim_world       a `SimWorld` without hosts
     mesh_cluster    `await mesh_cluster(count, loss=0, latency_s=0.001, **fields)`: hosts whose nodes see each other
 
-A test that uses them runs on Trio's virtual clock, with an order of tasks that follows from the seed: a failure of a
-seed fails again. Real sockets, threads and files outside of the world's folder do not belong into such a test.
+A test that uses any of them needs no mark of pytest-trio, and a failure of a seed fails again. Real sockets, threads and files outside of the world's folder do not belong into such a test.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Protocol
 
 import pytest
@@ -29,6 +29,7 @@ from .world import SimHost, SimWorld, open_sim_world
 __all__ = [
     "MeshCluster",
     "mesh_cluster",
+    "pytest_collection_modifyitems",
     "pytest_configure",
     "pytest_generate_tests",
     "sim_clock",
@@ -61,6 +62,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("sim_seed", seeds, ids=[f"seed-{seed}" for seed in seeds])
 
 
+def _run(main: Callable[..., Awaitable[Any]], *args: Any, clock: trio.abc.Clock | None = None, **options: Any) -> Any:
+    return trio.run(main, *args, clock=virtual_clock() if clock is None else clock, **options)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the tests that use a simulated world on virtual time; pytest-trio takes a clock from a test's own arguments
+    alone.
+    """
+    for item in items:
+        if "sim_clock" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.trio(run=_run), append=False)
+
+
 @pytest.fixture
 def sim_seed() -> int:
     """The seed of the test's world."""
@@ -68,14 +83,14 @@ def sim_seed() -> int:
 
 
 @pytest.fixture
-def sim_clock(sim_seed: int) -> Iterator[trio.abc.Clock]:
-    """The virtual clock, and the order of tasks that follows from the seed. pytest-trio finds it by its type."""
+def sim_clock(sim_seed: int) -> Iterator[None]:
+    """Virtual time, and the order of tasks that follows from the seed."""
     with deterministic_scheduling(sim_seed):
-        yield virtual_clock()
+        yield
 
 
 @pytest.fixture
-async def sim_world(sim_seed: int, sim_clock: trio.abc.Clock) -> AsyncIterator[SimWorld]:
+async def sim_world(sim_seed: int, sim_clock: None) -> AsyncIterator[SimWorld]:
     """A simulated world without hosts."""
     async with open_sim_world(sim_seed) as sim:
         yield sim

@@ -59,7 +59,7 @@ class History:
     sendings: list[Sending] = attrs.field(factory=list)
     deliveries: list[Delivery] = attrs.field(factory=list)
 
-    def keys(self) -> list[str]:
+    def written(self) -> list[str]:
         """Every key that somebody tried to write, sorted."""
         return sorted({write.key for write in self.writes})
 

@@ -30,7 +30,7 @@ from .world import SimHost, SimWorld, run_simulation
 __all__ = ["Result", "Variant", "run_scenario", "shrink"]
 
 _JOIN_S = 60.0
-_VIOLATIONS_MAX = 20
+_TOLD_MAX = 5
 
 
 @attrs.frozen(kw_only=True)
@@ -63,8 +63,8 @@ class _Run:
         self.sim = sim
         self.scenario = scenario
         self.work = WorkloadRun(sim, scenario.workload)
-        self.evidence = Evidence(sim, self.work.history)
         self.faults = FaultRun(sim, scenario.faults, self.start)
+        self.evidence = Evidence(sim, self.work.history, self.faults.gone)
         self.violations: list[Violation] = []
         self.calm_s = 0.0
         self._stores: object = None
@@ -80,7 +80,8 @@ class _Run:
 
     def _violate(self, checker: str, text: str) -> None:
         violation = Violation(checker, text)
-        if violation not in self.violations:
+        told = [other for other in self.violations if other.checker == checker]
+        if violation not in told and len(told) < _TOLD_MAX:
             self.violations.append(violation)
             self.sim.trace.note(f"violation {checker} {text}")
 
@@ -179,7 +180,7 @@ def run_scenario(scenario: Scenario, seed: int, *, trace_lines: int | None = 200
         await run.run()
         kinds = {f"{place} {fault.kind}": run.faults.fired[place] for place, fault in enumerate(scenario.faults)}
         return Result(
-            scenario=scenario.name, seed=seed, violations=tuple(run.violations[:_VIOLATIONS_MAX]), fired=kinds,
+            scenario=scenario.name, seed=seed, violations=tuple(run.violations), fired=kinds,
             judged=dict(run.evidence.judged), counts=run.work.history.count(), events=sim.trace.events,
             digest=sim.trace.digest, virtual_s=trio.current_time(), calm_s=run.calm_s,
             cpu_s=time.process_time() - begun, lines=tuple(sim.trace.lines),

@@ -44,7 +44,9 @@ def _known(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     names = {field.name for field in attrs.fields(kind)}  # type: ignore[arg-type]
     for name in values:
         if name not in names:
-            raise ConfigError(f"{where}{name}", values[name], f"is not known here; there are {', '.join(sorted(names))}")
+            raise ConfigError(
+                f"{where}{name}", values[name], f"is not known here; there are {', '.join(sorted(names))}"
+            )
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 

@@ -182,7 +182,7 @@ async def test_a_node_that_is_cancelled_at_any_moment_leaves_nothing_and_loses_n
     async def echo(message: bms.Message) -> bytes:
         return message.body
 
-    common = {"dev_mode": True, "enable_discovery": False, "listen_address": "127.0.0.1:0"}
+    common: dict[str, Any] = {"dev_mode": True, "enable_discovery": False, "listen_address": "127.0.0.1:0"}
     async with (
         bms.open_mesh(**common, node_name="partner", enable_persistence=False) as partner,
         trio.open_nursery() as nursery,

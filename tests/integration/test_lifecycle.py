@@ -319,7 +319,7 @@ async def test_a_subsystem_that_crashes_is_whole_again_soon(name: str, caplog: p
         await until(lambda: two.counters["supervisor.crashes"] >= 1)
         await one.store_data("meanwhile", b"written")
         await until(lambda: all(mesh.is_connected(other.node_id) for mesh in meshes for other in meshes))
-        await until(lambda: all(mesh.data_summary().entries == 1 for mesh in meshes))
+        await until(lambda: all(mesh.data_summary().entries == 1 for mesh in meshes), 10)
         async with two.subscribe("t") as messages:
             await three.send_message(two.node_id, b"x", "t")
             assert isinstance(await anext(messages), Message)

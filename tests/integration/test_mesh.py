@@ -109,10 +109,10 @@ async def test_a_message_before_its_subscriber_waits_and_the_bound_pushes_back()
         with pytest.raises(bms.LimitError):
             await one.send_message(two.node_id, b"too many", "later", deadline_s=0.3)
         async with two.subscribe("later") as messages:
-            bodies = [(await messages.__anext__()).body for _ in range(3)]  # type: ignore[union-attr]
+            bodies = [(await messages.__anext__()).body for _ in range(3)]
             assert bodies == [b"\x00", b"\x01", b"\x02"]
             await one.send_message(two.node_id, b"room again", "later")
-            assert (await messages.__anext__()).body == b"room again"  # type: ignore[union-attr]
+            assert (await messages.__anext__()).body == b"room again"
 
 
 async def test_data_written_anywhere_is_read_everywhere_and_deleted_everywhere() -> None:
@@ -205,13 +205,13 @@ async def test_a_port_in_use_is_an_error_that_says_what_to_do_and_leaves_nothing
 
 async def test_reconfigure_restarts_what_changed_and_keeps_connections() -> None:
     async with cluster(2) as (one, two):
-        link = one._life.pool.link(two.node_id)  # type: ignore[union-attr]
+        link = one._life.pool.link(two.node_id)
         before = one.address
         changes = await one.reconfigure(listen_address="127.0.0.1:0", max_connections=7)
         assert changes.restarted in ((), ("listener",))
         changes = await one.reconfigure(bootstrap_nodes=[str(two.address)])
         assert changes == bms.Changes(("bootstrap_nodes",), ("discovery",))
-        assert one._life.pool.link(two.node_id) is link  # type: ignore[union-attr]
+        assert one._life.pool.link(two.node_id) is link
         with pytest.raises(bms.ConfigError) as caught:
             await one.reconfigure(mesh_name="other")
         assert caught.value.field == "mesh_name"
@@ -289,14 +289,14 @@ async def test_without_encryption_dev_nodes_still_prove_themselves() -> None:
 
 async def test_stop_returns_in_time_while_a_peer_hangs() -> None:
     async with cluster(2) as (one, two):
-        link = two._life.pool.link(one.node_id)  # type: ignore[union-attr]
+        link = two._life.pool.link(one.node_id)
         assert link is not None
 
         async def hang() -> bytes:
             await trio.sleep_forever()
             raise AssertionError
 
-        link._channel.receive_some = hang  # type: ignore[method-assign]
+        link._channel.receive_some = hang
         for _ in range(1000):
             await one.broadcast_message(bytes(100_000))
         started = trio.current_time()

@@ -369,3 +369,42 @@ async def test_a_message_that_waits_for_a_link_is_sent_when_there_is_one(
             await a.send_message(b.node_id, b"x", "t", deadline_s=30)
             assert (await anext(messages)).body == b"x"  # type: ignore[union-attr]
         nursery.cancel_scope.cancel()
+
+
+async def test_an_answer_larger_than_the_askers_frames_is_an_error_and_not_silence(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    small = {"limits": {"frame_bytes_max": 65536, "body_bytes_max": 32768}}
+    async with piped(tmp_path, small, {}) as (_, [a, b]), trio.open_nursery() as nursery:
+
+        async def enlarge(message: Message) -> bytes:
+            return bytes(200_000)
+
+        await nursery.start(b.serve_requests, "t", enlarge)
+        with pytest.raises(RemoteError) as caught:
+            await a.request(b.node_id, b"abc", "t", deadline_s=2)
+        assert caught.value.kind == "LimitError"
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_crash_of_membership_forgets_no_dial(tmp_path: Path, autojump_clock: MockClock) -> None:
+    async with piped(tmp_path) as (pipes, [a, b]):
+        ports = dict(pipes.serve)
+
+        async def hang(stream: trio.abc.Stream) -> None:
+            await trio.sleep_forever()
+
+        async def crash() -> None:
+            raise ZeroDivisionError("a bug")
+
+        pipes.serve = dict.fromkeys(ports, hang)
+        await pipes.cut()
+        await until(lambda: a.node(b.node_id).state == "suspect" and b.node(a.node_id).state == "suspect")
+        await trio.sleep(0.1)
+        pipes.serve = ports
+        for mesh in (a, b):
+            assert mesh._life is not None
+            assert mesh._life.gossip._nursery is not None
+            mesh._life.gossip._nursery.start_soon(crash)
+        await until(lambda: a.is_connected(b.node_id) and b.is_connected(a.node_id), 60)
+        assert a.counters["supervisor.crashes"] == b.counters["supervisor.crashes"] == 1

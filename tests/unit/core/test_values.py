@@ -40,7 +40,8 @@ def test_what_is_no_address_is_refused(text: str) -> None:
 
 
 def test_a_state_compares_and_prints_as_its_text() -> None:
-    assert NodeState.ALIVE == "alive"
+    assert NodeState("alive") is NodeState.ALIVE
+    assert {NodeState.ALIVE: 1}["alive"] == 1  # type: ignore[index]  # a dictionary of theirs takes our text
     assert f"{NodeState.LEFT}" == "left"
 
 

@@ -297,3 +297,19 @@ def test_the_files_are_private(tmp_path: Path) -> None:
     for path in (tmp_path / "folder").iterdir():
         assert path.stat().st_mode & 0o077 == 0, path.name
     database.close()
+
+
+async def test_a_transaction_that_cannot_begin_takes_back_nothing_of_the_one_before(tmp_path: Path) -> None:
+    database = open_notes(tmp_path / "d", threads=False)
+    recorder = Recorder()
+    database.join(recorder)
+    await database.write(insert("a"))
+    database._writer.set_busy_timeout(0)
+    other = apsw.Connection(str(tmp_path / "d"))
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError):
+        await database.write(insert("b"))
+    other.close(True)
+    # What `abandon` goes back to is what `begin` marked: it must have been called after the commit of "a".
+    assert recorder.events == ["begin", "finish 1", "told 1", "begin", "abandon"]
+    await database.aclose()

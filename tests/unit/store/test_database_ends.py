@@ -93,7 +93,7 @@ async def test_closing_does_not_wait_for_the_programs_own_threads(tmp_path: Path
     limiter.total_tokens = 1
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.to_thread.run_sync, release.wait)
+            nursery.start_soon(trio.to_thread.run_sync, lambda: release.wait(30))
             await trio.testing.wait_all_tasks_blocked(0.01)
             with trio.move_on_after(10):
                 done = trio.Event()

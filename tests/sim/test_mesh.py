@@ -1,0 +1,161 @@
+"""Whole nodes in a simulated world: joining, faults, healing. The library is the real one, the rest follows from seeds."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+
+from bms import DeliveryError, Message, NotFoundError, StoreError, UnreachableError
+from bms.testing import Line, SimWorld
+from bms.testing.fixtures import MeshCluster
+
+
+def names(host: object, state: str) -> list[str]:
+    mesh = host.mesh  # type: ignore[attr-defined]
+    return sorted(node.name for node in mesh.nodes(state))
+
+
+@pytest.mark.sim_seeds(3)
+async def test_five_nodes_join(mesh_cluster: MeshCluster) -> None:
+    hosts = await mesh_cluster(5)
+    assert trio.current_time() < 5
+    assert all(names(host, "alive") == ["n1", "n2", "n3", "n4", "n5"] for host in hosts)
+
+
+async def test_twenty_nodes_join_under_ten_percent_loss(mesh_cluster: MeshCluster) -> None:
+    hosts = await mesh_cluster(20, loss=0.1, latency_s=0.02)
+    assert trio.current_time() < 30
+    assert hosts[0].sim.fired["loss"] > 100
+
+
+async def test_both_sides_of_a_partition_go_on_and_are_equal_after_it(
+    mesh_cluster: MeshCluster, sim_world: SimWorld
+) -> None:
+    a, b, c, d = await mesh_cluster(4)
+    label = sim_world.partition([a, b])
+    await sim_world.until(lambda: names(a, "failed") == ["n3", "n4"] and names(d, "failed") == ["n1", "n2"])
+    await a.mesh.store_data("left", b"1")
+    await d.mesh.store_data("right", b"2")
+    await sim_world.until(lambda: len({h.mesh.data_summary().fingerprint for h in (a, b)}) == 1)
+    with pytest.raises(NotFoundError):
+        await b.mesh.retrieve_data("right")
+    sim_world.heal(label)
+    await sim_world.until_joined()
+    await sim_world.until(lambda: len({h.mesh.data_summary().fingerprint for h in (a, b, c, d)}) == 1)
+    assert (await c.mesh.retrieve_data("left")).value == b"1"
+    assert (await b.mesh.retrieve_data("right")).value == b"2"
+    assert sim_world.fired[label] > 10
+
+
+@pytest.mark.parametrize("power", [False, True], ids=["process", "machine"])
+async def test_what_was_acknowledged_is_there_after_a_crash(
+    mesh_cluster: MeshCluster, sim_world: SimWorld, power: bool
+) -> None:
+    a, b, c = await mesh_cluster(3)
+    sim_world.partition([a])  # so that nobody else has it
+    for number in range(20):
+        await a.mesh.store_data(f"k{number}", b"v")
+    assert await a.crash(power=power)
+    assert not a.is_up
+    sim_world.heal()
+    await a.start()
+    await sim_world.until_joined()
+    await sim_world.until(lambda: len({h.mesh.data_summary().fingerprint for h in (a, b, c)}) == 1)
+    assert (await c.mesh.retrieve_data("k19")).value == b"v"
+
+
+async def test_a_crashed_machine_is_noticed_by_its_silence_and_a_killed_process_at_once(
+    mesh_cluster: MeshCluster, sim_world: SimWorld
+) -> None:
+    a, b, c = await mesh_cluster(3)
+    await b.crash()
+    assert await sim_world.until(lambda: names(a, "failed") == ["n2"]) < 2
+    await c.crash(power=True)
+    took = await sim_world.until(lambda: names(a, "failed") == ["n2", "n3"])
+    assert 4 < took < 20
+
+
+async def test_a_frozen_node_is_dropped_and_comes_back_when_it_goes_on(
+    mesh_cluster: MeshCluster, sim_world: SimWorld
+) -> None:
+    a, b, _ = await mesh_cluster(3)
+    starts = b.starts
+    b.freeze()
+    await sim_world.until(lambda: "n2" not in names(a, "alive"))
+    await trio.sleep(30)
+    b.thaw()
+    await sim_world.until_joined()
+    assert b.starts == starts
+
+
+async def test_a_clock_an_hour_behind_does_not_make_its_node_lose_every_conflict(
+    mesh_cluster: MeshCluster, sim_world: SimWorld
+) -> None:
+    a, b, c = await mesh_cluster(3)
+    b.clock_offset_s = -3600
+    await trio.sleep(5)  # its links have measured it
+    await a.mesh.store_data("k", b"first")
+    await trio.sleep(2)
+    await b.mesh.store_data("k", b"second")
+    await trio.sleep(2)
+    assert (await c.mesh.retrieve_data("k")).value == b"second"
+
+
+async def test_a_machine_without_a_clock_takes_part(mesh_cluster: MeshCluster, sim_world: SimWorld) -> None:
+    a, b, _ = await mesh_cluster(3)
+    await b.crash(power=True)
+    b.clock_absent = True
+    await b.start()
+    await sim_world.until_joined()
+    await trio.sleep(5)
+    await b.mesh.store_data("k", b"from 1970")
+    await trio.sleep(2)
+    assert (await a.mesh.retrieve_data("k")).value == b"from 1970"
+
+
+async def test_a_full_disk_refuses_writes_and_takes_them_again(mesh_cluster: MeshCluster) -> None:
+    a, b = await mesh_cluster(2)
+    a.disk.is_full = True
+    with pytest.raises(StoreError, match="full"):
+        await a.mesh.store_data("k", b"v")
+    a.disk.is_full = False
+    await a.mesh.store_data("k", b"w")
+    await trio.sleep(1)
+    assert (await b.mesh.retrieve_data("k")).value == b"w"
+
+
+async def test_a_drive_that_lies_about_flushing_loses_what_was_acknowledged(mesh_cluster: MeshCluster) -> None:
+    (a,) = await mesh_cluster(1)
+    a.disk.lies = True
+    lost = 0
+    for number in range(30):
+        try:
+            await a.mesh.store_data(f"k{number}", bytes(1000))
+            await a.crash(power=True)
+            await a.start()
+            await a.mesh.retrieve_data(f"k{number}")
+        except (NotFoundError, StoreError):
+            lost += 1
+            break
+    assert lost  # so the power losses of the other tests mean something
+
+
+async def test_a_message_over_a_bad_line_arrives_once(mesh_cluster: MeshCluster, sim_world: SimWorld) -> None:
+    a, b = await mesh_cluster(2, loss=0.2, latency_s=0.05)
+    got: list[bytes] = []
+
+    async def listen() -> None:
+        async with b.mesh.subscribe("news") as subscription:
+            async for message in subscription:
+                assert isinstance(message, Message)
+                got.append(message.body)
+
+    b.start_soon(listen)
+    for number in range(20):
+        await a.mesh.send_message(b.node_id, b"%d" % number, "news", deadline_s=30)
+    sim_world.line(Line())
+    await trio.sleep(1)
+    assert got == [b"%d" % number for number in range(20)]
+    sim_world.partition([a])
+    with pytest.raises((UnreachableError, DeliveryError)):
+        await a.mesh.send_message(b.node_id, b"never", "news", deadline_s=20)
