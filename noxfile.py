@@ -53,7 +53,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def sim(session: nox.Session) -> None:
-    """Simulated meshes with faults, over many seeds; `nox -s sim -- tests/sim/scenarios/storm.toml --seed 7` for one."""
+    """Simulated meshes with faults, many seeds each; one: `nox -s sim -- tests/sim/scenarios/storm.toml --seed 7`."""
     install(session, "test")
     scenarios = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "sim" / "scenarios").glob("*.toml"))
     session.run("python", "-W", "error", "-m", "bms.testing", *(session.posargs or [*scenarios, "--seeds", "100"]))

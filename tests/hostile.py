@@ -310,8 +310,8 @@ class Siege:
 async def siege(folder: Path, *, joined: bool = False, **fields: Any) -> AsyncIterator[Siege]:
     """A listening node of a new mesh, and an attacker's identity.
 
-    Afterwards: the attacker is not in (and not even known, unless it had `joined` as a member), no handshake is left, an
-    honest member is served, no handler of ours crashed, no subsystem was restarted, and the node stops in time.
+    Afterwards: the attacker is not in (and not even known, unless it had `joined` as a member), no handshake is left,
+    an honest member is served, no handler of ours crashed, no subsystem was restarted, and the node stops in time.
     """
     authority = make_authority()
     make_identity(authority, folder, "target")

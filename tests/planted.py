@@ -16,14 +16,14 @@ import pytest
 from bms.data.entries import Entries
 from bms.data.entry import TOMBSTONE, parse_entry_untrusted
 from bms.messaging.window import DeliveryWindow, Verdict
-from bms.store import database
+from bms.store import database, folder
 
 __all__ = ["PLANTED", "Plant"]
 
 
 def early_acknowledgement(monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit returns before its bytes are flushed, so that a write is acknowledged that a power loss takes."""
-    original = database.open_connection
+    original = folder.open_connection
 
     def hasty(path: Path, *, writer: bool, **options: Any) -> apsw.Connection:
         connection = original(path, writer=writer, **options)

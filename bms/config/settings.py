@@ -147,7 +147,7 @@ class LimitsConfig:
     )
     handshakes_max: int = count(
         (64, 1, 100_000),
-        "Incoming connections that may be in their handshake at once; others wait in the listener's backlog.",
+        "Incoming connections in their handshake at once, a quarter from one host; others are closed at once.",
         "each costs memory and CPU before anybody knows who it is",
     )
     handshake_timeout_s: float = seconds(

@@ -5,8 +5,8 @@ a slow program pushes back. A broadcast never waits: a full subscriber loses it 
 Direct messages for a topic without a subscriber are held, bounded, for the first who comes; broadcasts for it are
 dropped.
 
-Each queue is bounded by `limits.inbox_messages_max` and `limits.inbox_bytes_max`, topics that hold something by
-`limits.topics_max`.
+Each queue is bounded by `limits.inbox_messages_max` and `limits.inbox_bytes_max`, and so is all that is held, in all
+topics together, so that nobody fills the memory by inventing topics; those that hold something by `limits.topics_max`.
 """
 
 from __future__ import annotations
@@ -29,17 +29,20 @@ class _Queue:
     """Messages in order, counted in number and bytes."""
 
     def __init__(self, config: Config) -> None:
-        self._limits = config.limits
+        self.limits = config.limits
         self.items: deque[Message | Missed] = deque()
         self.messages = 0
         self.bytes = 0
 
     def has_room(self, message: Message) -> bool:
-        limits = self._limits
+        limits = self.limits
         return self.messages < limits.inbox_messages_max and self.bytes + len(message.body) <= limits.inbox_bytes_max
 
     def push(self, message: Message) -> None:
         self.items.append(message)
+        self.count(message)
+
+    def count(self, message: Message) -> None:
         self.messages += 1
         self.bytes += len(message.body)
 
@@ -95,6 +98,7 @@ class Topics:
         self._counters = counters
         self._subscribers: dict[str, list[Subscription]] = {}
         self._held: dict[str, _Queue] = {}
+        self._held_total = _Queue(config)  # counts only: all topics together have the bounds of one queue
         self._is_closed = False
 
     @asynccontextmanager
@@ -102,7 +106,10 @@ class Topics:
         """Get what comes on `topic` from now on, first what was held for it. ClosedError after `close`."""
         if self._is_closed:
             raise ClosedError("the mesh is stopped")
-        queue = _Queue(self._config) if self._subscribers.get(topic) else self._held.pop(topic, None)
+        queue = None if self._subscribers.get(topic) else self._held.pop(topic, None)
+        if queue is not None:
+            self._held_total.messages -= queue.messages
+            self._held_total.bytes -= queue.bytes
         subscription = Subscription(queue or _Queue(self._config))
         self._subscribers.setdefault(topic, []).append(subscription)
         try:
@@ -118,13 +125,14 @@ class Topics:
         subscribers = self._subscribers.get(message.topic)
         if subscribers is None:
             held = self._held.get(message.topic)
-            if held is None:
-                if len(self._held) >= self._config.limits.topics_max:
-                    return False
-                held = self._held[message.topic] = _Queue(self._config)
-            if not held.has_room(message):
+            if held is None and len(self._held) >= self._config.limits.topics_max:
                 return False
+            if not self._held_total.has_room(message):
+                return False
+            if held is None:
+                held = self._held[message.topic] = _Queue(self._config)
             held.push(message)
+            self._held_total.count(message)
             return True
         if not all(subscription._queue.has_room(message) for subscription in subscribers):
             return False
@@ -149,8 +157,9 @@ class Topics:
         return sum(queue.messages for queue in [*queues, *self._held.values()])
 
     def reconfigure(self, config: Config) -> None:
-        """Use new limits for queues made from now on."""
+        """Use new limits for queues made from now on, and for what is held altogether."""
         self._config = config
+        self._held_total.limits = config.limits
 
     def open(self) -> None:
         """Take subscribers (again)."""

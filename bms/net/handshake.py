@@ -90,7 +90,15 @@ class _Frames:
         self._channel = channel
 
     async def next(self) -> tuple[bytes, AnyMessage]:
-        while not self.waiting:
+        while True:
+            if self.waiting:
+                payload = self.waiting.pop(0)
+                message = parse_message_untrusted(payload)
+                if isinstance(message, Close):
+                    raise close_error(message)
+                if message is None:
+                    continue  # of a type that may be ignored
+                return payload, message
             try:
                 data = await self._channel.receive_some()
             except ssl.SSLError as error:
@@ -100,13 +108,6 @@ class _Frames:
             if not data:
                 raise UnreachableError("the peer closed the connection during the handshake")
             self.waiting.extend(self.reader.feed(data))
-        payload = self.waiting.pop(0)
-        message = parse_message_untrusted(payload)
-        if isinstance(message, Close):
-            raise close_error(message)
-        if message is None:
-            raise RemoteProtocolError("a message of an unknown type came during the handshake")
-        return payload, message
 
 
 async def _send(channel: Channel, *payloads: bytes) -> None:

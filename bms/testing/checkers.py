@@ -96,7 +96,7 @@ def _possible(evidence: Evidence, writes: list[Write]) -> set[bytes | None]:
 def acknowledged_is_kept(evidence: Evidence) -> list[str]:
     """See the module."""
     found = []
-    for key in evidence.history.keys():
+    for key in evidence.history.written():
         writes = list(evidence.history.of_key(key))
         shared = key.startswith("all/")
         possible = (
@@ -112,14 +112,14 @@ def acknowledged_is_kept(evidence: Evidence) -> list[str]:
                     f"{host}: {key} is {value!r}; it was {[(w.host, w.value, w.outcome) for w in writes[-4:]]}"
                 )
     for host, contents in evidence.contents.items():
-        found += [f"{host}: nobody wrote {key}" for key in sorted(set(contents) - set(evidence.history.keys()))]
+        found += [f"{host}: nobody wrote {key}" for key in sorted(set(contents) - set(evidence.history.written()))]
     return found
 
 
 def deleted_stays_deleted(evidence: Evidence) -> list[str]:
     """See the module."""
     found = []
-    for key in evidence.history.keys():
+    for key in evidence.history.written():
         writes = list(evidence.history.of_key(key))
         if key.startswith("own/") and _possible(evidence, writes) == {None} and any(map(evidence.counts, writes)):
             for host, contents in evidence.contents.items():
@@ -159,9 +159,9 @@ def at_most_once(evidence: Evidence) -> list[str]:
             found.append(f"{body!r} was delivered at {where[body]}, not {sending.to}")
         if sending.outcome == FAILED and counts[body]:
             found.append(f"{body!r} was delivered although sending it failed: {sending.error}")
-        if sending.outcome == ACKNOWLEDGED and not counts[body]:
-            if receiver.is_up and receiver.starts == sending.starts:
-                found.append(f"{body!r} was acknowledged by {sending.to} and not delivered there")
+        stayed = receiver.is_up and receiver.starts == sending.starts
+        if sending.outcome == ACKNOWLEDGED and not counts[body] and stayed:
+            found.append(f"{body!r} was acknowledged by {sending.to} and not delivered there")
     return found
 
 

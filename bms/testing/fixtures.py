@@ -1,4 +1,4 @@
-"""Fixtures for tests of programs that use `bms`: a simulated world, and a mesh in it, on virtual time. Needs pytest-trio.
+"""Fixtures for tests of programs that use `bms`: a simulated world, and a mesh in it. They need pytest-trio.
 
     pytest_plugins = ["bms.testing.fixtures"]           # in the top conftest.py
 
@@ -11,7 +11,8 @@
     sim_world       a `SimWorld` without hosts
     mesh_cluster    `await mesh_cluster(count, loss=0, latency_s=0.001, **fields)`: hosts whose nodes see each other
 
-A test that uses any of them needs no mark of pytest-trio, and a failure of a seed fails again. Real sockets, threads and files outside of the world's folder do not belong into such a test.
+A test that uses any of them needs no mark of pytest-trio, and a failure of a seed fails again. Real sockets, threads
+and files outside of the world's folder do not belong into such a test.
 """
 
 from __future__ import annotations

@@ -479,7 +479,7 @@ class SimNetwork:
             self.fired["loss"] += losses
             worst = max(worst, losses)
         timeout_s = max(_TIMEOUT_S, 3 * line.latency_s)
-        return timeout_s * (2**worst - 1)
+        return timeout_s * float(2**worst - 1)
 
     def answer(self, source: NetHost, target: NetHost, deliver: Callable[[], None]) -> None:
         """Call `deliver` when a small packet gets from one host to another, if it does."""

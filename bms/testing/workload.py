@@ -64,6 +64,9 @@ class WorkloadRun:
         """Begin nothing new; what is under way ends by itself."""
         self._is_over = True
 
+    def _over(self) -> bool:
+        return self._is_over
+
     def _unique(self, host: SimHost) -> bytes:
         self._count += 1
         return f"{host.name}:{self._count}:".encode().ljust(self._workload.value_bytes, b".")
@@ -118,7 +121,7 @@ class WorkloadRun:
             while not self._is_over:
                 await trio.sleep(chance.expovariate(self._workload.messages_per_s))
                 others = [other for other in self._sim.hosts.values() if other is not host]
-                if others and not self._is_over and limit.available_tokens:
+                if others and limit.available_tokens and not self._over():
                     nursery.start_soon(self._send, host, chance.choice(others), limit)
 
     async def _send(self, host: SimHost, to: SimHost, limit: trio.CapacityLimiter) -> None:

@@ -419,6 +419,12 @@ async def _receive_exactly(stream: SimStream, size: int) -> bytes:
     return data
 
 
+def _new_folder() -> Path:
+    memory = "/dev/shm"  # noqa: S108 - where a flush costs nothing
+    is_there = os.path.isdir(memory) and os.access(memory, os.W_OK)
+    return Path(tempfile.mkdtemp(prefix="bms-sim-", dir=memory if is_there else None))
+
+
 @asynccontextmanager
 async def open_sim_world(
     seed: int = 0, *, folder: Path | None = None, trace_lines: int | None = 200
@@ -428,8 +434,7 @@ async def open_sim_world(
     `folder` is where the hosts' files go (a new temporary folder, in memory where there is one); `trace_lines` how many
     lines of the trace are kept as text (None: all).
     """
-    base = "/dev/shm" if os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK) else None  # noqa: S108
-    place = Path(tempfile.mkdtemp(prefix="bms-sim-", dir=base)) if folder is None else folder
+    place = _new_folder() if folder is None else folder
     try:
         async with trio.open_nursery() as nursery:
             sim = SimWorld(seed, place, nursery, trace_lines=trace_lines)

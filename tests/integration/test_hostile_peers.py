@@ -367,7 +367,6 @@ BAD_FRAMES = {
     "an indefinite array": frame(b"\x9f\x00\x00\xff"),
     "no array": frame(b"\xa0"),
     "an unknown type": frame(b"\x82\x0a\x00"),
-    "an unknown type that could be ignored": frame(b"\x82\x18\x80\x00"),
 }
 
 
@@ -380,6 +379,15 @@ async def test_a_malformed_frame_ends_the_handshake_at_once(tmp_path: Path, data
         assert close is not None
         assert close.code in (CloseCode.PROTOCOL_ERROR, CloseCode.AT_LIMIT)
         await until(lambda: scene.count("net.handshakes_refused") == 1)
+
+
+async def test_a_message_of_a_type_that_may_be_ignored_is_passed_over_during_the_handshake(tmp_path: Path) -> None:
+    async with siege(tmp_path) as scene:
+        raw = await scene.connect()
+        await raw.send(frame(b"\x82\x18\x80\x00") * 3 + frame(b"\x82\x0a\x00"))
+        close = await raw.fate()
+        assert close is not None
+        assert "type 10" in close.reason, "what came before was passed over"
 
 
 # ---------------------------------------------------------------------- crowds

@@ -6,7 +6,8 @@ from bms.testing import Heap, ViewMesh
 
 
 def test_events_run_in_order_of_time_and_then_of_asking() -> None:
-    heap, seen = Heap(), []
+    heap = Heap()
+    seen: list[str] = []
     for time, name in ((2, "c"), (1, "a"), (1, "b"), (5, "late")):
         heap.at(time, seen.append, name)
     heap.after(0.5, lambda: heap.after(1, seen.append, "between"))

@@ -1,4 +1,4 @@
-"""Whole nodes in a simulated world: joining, faults, healing. The library is the real one, the rest follows from seeds."""
+"""Whole nodes in a simulated world: joining, faults, healing. The library is the real one, the rest is simulated."""
 
 from __future__ import annotations
 

@@ -165,3 +165,19 @@ async def test_a_topic_without_subscribers_left_holds_again() -> None:
         pass
     assert inbox.offer(message())
     assert inbox.waiting() == 1
+
+
+def test_inventing_topics_does_not_hold_more_than_one_queue_may() -> None:
+    topics = Topics(Config(limits={"inbox_messages_max": 10, "inbox_bytes_max": 1024 * 1024}), Counters())
+    taken = [topics.offer(message(f"invented {number}", b"x")) for number in range(30)]
+    assert taken == [True] * 10 + [False] * 20
+    assert topics.waiting() == 10
+
+
+async def test_what_a_subscriber_took_over_makes_room_for_other_topics() -> None:
+    topics = Topics(Config(limits={"inbox_messages_max": 2}), Counters())
+    assert topics.offer(message("a", b"1"))
+    assert topics.offer(message("a", b"2"))
+    assert not topics.offer(message("b", b"3"))
+    async with topics.subscribe("a"):
+        assert topics.offer(message("b", b"3"))
