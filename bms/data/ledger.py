@@ -9,7 +9,8 @@ All own entries of a commit are signed together, at most 64 a batch, when every 
 
     epoch     64 random bits, new with each new store. If a peer shows a batch of this node and epoch that this store
               never wrote, the store was put back to an earlier state: a new epoch begins, since numbers of the old one
-              are in use.
+              are in use. What it wrote meanwhile under such numbers, which others refuse, is written again under new
+              ones, in the same transaction. The numbers are free then, and the batch that was shown is taken.
     due       a stamp up to the clock's high-water mark, or one that the clock adopts (formats.md, "Order"; clock.py)
 """
 
@@ -25,11 +26,13 @@ from ..clock import DRIFT_MS_MAX, HybridClock
 from ..errors import NotFoundError
 from ..security.keys import NodeKey
 from ..security.records import Admission
+from ..wire.codec import UINT_MAX
 from . import fingerprint
-from .batch import SIZE_MAX, Frontier, audit_path, sign_head, tree_levels
+from .batch import SIZE_MAX, BatchHead, Frontier, sign_head
 from .blob import BlobReference, split
 from .commits import Advance, Applied, Commit, CommittedBatch, StoreState
-from .entry import BLOB, INLINE_BYTES_MAX, TOMBSTONE, Entry, make_entry, parse_entry_untrusted
+from .entry import BLOB, INLINE_BYTES_MAX, TOMBSTONE, Entry, entry_id, make_entry, parse_entry_untrusted
+from .runs import Group, Run
 from .tables import (
     QUERIES,
     Row,
@@ -51,29 +54,6 @@ __all__ = ["Ledger"]
 log = logging.getLogger("bms.data")
 
 _GROUP_BYTES_MAX = 160 * 1024
-
-
-class _Group:
-    """Own entries that will be signed together."""
-
-    def __init__(self, batch: int, first: int, after: int) -> None:
-        self.batch = batch
-        self.first = first
-        self.after = after
-        self.entries: list[Entry] = []
-        self.gone: set[int] = set()
-        self.size = 0
-
-
-class _Run:
-    """Consecutive positions of own or of others' entries."""
-
-    def __init__(self, local: bool, after: int) -> None:
-        self.local = local
-        self.after = after
-        self.upto = after
-        self.groups: list[_Group] = []
-        self.keys: list[bytes] = []
 
 
 class Ledger:
@@ -105,7 +85,7 @@ class Ledger:
         self._frontier = Frontier()
         self._sum = fingerprint.EMPTY
         self._totals = (0, 0, 0)
-        self._runs: list[_Run] = []
+        self._runs: list[Run] = []
         self._touched: set[int] = set()
         self._counts: dict[str, int] = {}
         self._is_changed = False
@@ -163,7 +143,7 @@ class Ledger:
         if not self._is_changed:
             state, counts = self.state, self._counts
             return (lambda: self._deliver([], state, counts)) if counts else None
-        commits = [self._close_run(connection, run) for run in self._runs]
+        commits = [self._close_run(connection, run) for run in self._runs if run.groups or not run.local]
         for batch in self._touched:
             if connection.execute(QUERIES["in_batch"], (batch,)).fetchone() is None:
                 connection.execute("DELETE FROM batches WHERE batch=?", (batch,))
@@ -178,7 +158,7 @@ class Ledger:
         state, counts = self.state, self._counts
         return lambda: self._deliver(commits, state, counts)
 
-    def _close_run(self, connection: apsw.Connection, run: _Run) -> Commit:
+    def _close_run(self, connection: apsw.Connection, run: Run) -> Commit:
         keys = tuple(run.keys)
         if not run.local:
             return Commit(self._epoch, run.after, run.upto, False, keys)
@@ -186,6 +166,10 @@ class Ledger:
         assert admission is not None
         batches = []
         for i, group in enumerate(run.groups):
+            upto = run.groups[i + 1].after if i + 1 < len(run.groups) else run.upto
+            if group.is_gone:  # it may be of an epoch that has ended since
+                batches.append(CommittedBatch(group.after, upto, None, 0))
+                continue
             ids = [entry.id for entry in group.entries]
             head = sign_head(
                 self._key, mesh_id=self._mesh_id, serial=admission.serial, epoch=self._epoch, frontier=self._frontier,
@@ -193,10 +177,9 @@ class Ledger:
             )  # fmt: skip
             self._frontier = self._frontier.add(head.body)
             insert_batch(connection, group.batch, head, b"".join(ids))
-            upto = run.groups[i + 1].after if i + 1 < len(run.groups) else run.upto
-            members = _members(group)
+            members = group.members()
             size = sum(len(body) + 32 * len(path) + 8 for _, body, path in members) + 256
-            batches.append(CommittedBatch(group.after, upto, [head.signed, members] if members else None, size))
+            batches.append(CommittedBatch(group.after, upto, [head.signed, members], size))
         return Commit(self._epoch, run.after, run.upto, True, keys, tuple(batches), (admission.signed,))
 
     # ------------------------------------------------------------------ own writes
@@ -224,27 +207,31 @@ class Ledger:
             self._mesh_id, key, held, hlc=self._clock.now(wall_s), author=self._author, epoch=self._epoch,
             counter=self._counter, expiry=expiry,
         )  # fmt: skip
-        run = self._runs[-1] if self._runs and self._runs[-1].local else None
-        group = run.groups[-1] if run is not None else None
-        if group is None or len(group.entries) == SIZE_MAX or group.size + len(entry.body) > _GROUP_BYTES_MAX:
-            self._batch += 1
-            group = _Group(self._batch, self._counter, self._high)
         losers = self._losers(entry, rows, True)
         assert losers is not None, "an own stamp is above all that are due"
-        self._place(connection, entry, losers, True, group.batch, len(group.entries), None)
+        self._add_own(connection, entry, losers, True)
+        self._mark_gone(losers)
+        return entry.id
+
+    def _add_own(self, connection: apsw.Connection, entry: Entry, losers: Sequence[Row], due: bool) -> None:
+        """Place an entry that this transaction signs."""
+        run = self._runs[-1] if self._runs and self._runs[-1].local else None
+        group = run.groups[-1] if run is not None and run.groups else None
+        if group is None or len(group.entries) == SIZE_MAX or group.size + len(entry.body) > _GROUP_BYTES_MAX:
+            self._batch += 1
+            group = Group(self._batch, entry.counter, self._high)
+        self._place(connection, entry, losers, due, group.batch, len(group.entries), None)
         # From here on nothing fails.
         if run is None:
-            run = _Run(True, self._high - 1)
+            run = Run(True, self._high - 1)
             self._runs.append(run)
         if not run.groups or run.groups[-1] is not group:
             run.groups.append(group)
         group.entries.append(entry)
         group.size += len(entry.body)
         run.upto = self._high
-        run.keys.append(key)
-        self._mark_gone(losers)
+        run.keys.append(entry.key)
         self._is_changed = True
-        return entry.id
 
     def _is_visible(self, row: Row, wall_s: float) -> bool:
         alive = row.expiry is None or row.expiry > self._clock.physical_ms(wall_s)
@@ -322,11 +309,12 @@ class Ledger:
     ) -> Applied:
         """Check everything, then store what is new. Raises `RemoteProtocolError`; then nothing was stored."""
         checked = [self._verifier.check_untrusted(batch) for batch in batches]
-        mark = self._mark()
+        mark, runs = self._mark(), list(self._runs)
         try:
             return self._apply(connection, checked, admissions, advances)
         except BaseException:
             self._reset(mark)
+            self._runs = runs
             raise
 
     def _apply(
@@ -336,11 +324,15 @@ class Ledger:
         admissions: Sequence[Admission],
         advances: Sequence[Advance],
     ) -> Applied:
-        after, wall_s = self._high, self._wall_time()
+        wall_s = self._wall_time()
         tally = _Tally()
         for admission in admissions:
             values = (admission.node_id.raw, admission.serial, admission.body, admission.signature)
             connection.execute("INSERT OR IGNORE INTO admissions VALUES(?,?,?,?)", values)
+        for batch in checked:
+            if batch is not None and batch.head.author == self._author:
+                self._look_back(connection, batch, wall_s, tally)
+        after = self._high  # what was written again is a run of its own
         for batch in checked:
             if batch is None:
                 tally.refused += 1
@@ -353,7 +345,7 @@ class Ledger:
         if tally.new:
             run = self._runs[-1] if self._runs and not self._runs[-1].local else None
             if run is None:
-                run = _Run(False, after)
+                run = Run(False, after)
                 self._runs.append(run)
             run.upto = self._high
             run.keys.extend(tally.keys)
@@ -366,16 +358,14 @@ class Ledger:
 
     def _apply_batch(self, connection: apsw.Connection, checked: CheckedBatch, wall_s: float, tally: _Tally) -> None:
         head = checked.head
-        key = (head.author, to_sql(head.epoch), head.number)
-        row = connection.execute(QUERIES["batch_of"], key).fetchone()
+        row = self._batch_of(connection, head)
         is_copy = row is not None and row[1] != head.body
-        if head.author == self._author and head.epoch == self._epoch:
-            self._look_back(head.number, is_copy)
-        if is_copy:
+        if row is not None and is_copy and connection.execute(QUERIES["in_batch"], row[:1]).fetchone() is None:
+            connection.execute("DELETE FROM batches WHERE batch=?", row[:1])  # this transaction replaced all of it
+            row, is_copy = None, False
+        if is_copy and head.author != self._author:
             log.error("two batches of %s have one number: its key is in use twice", head.author.hex())
             self._count("data.copied_keys")
-            tally.refused += len(checked.entries) + checked.refused
-            return
         tally.refused += checked.refused
         batch = None if row is None else row[0]
         for item in checked.entries:
@@ -387,6 +377,8 @@ class Ledger:
             losers = self._losers(item.entry, rows, due)
             if losers is None:
                 tally.superseded += 1
+            elif is_copy:
+                tally.refused += 1
             elif not self._is_missing(connection, item, tally):
                 if batch is None:
                     self._batch += 1
@@ -397,15 +389,73 @@ class Ledger:
                 tally.losers.extend(losers)
                 if due:
                     tally.keys.append(item.entry.key)
-        if row is not None and checked.leaves is not None and not row[2]:
+        if row is not None and not is_copy and checked.leaves is not None and not row[2]:
             connection.execute("UPDATE batches SET leaves=? WHERE batch=?", (checked.leaves, batch))
 
-    def _look_back(self, number: int, is_copy: bool) -> None:
-        """Begin a new epoch if a batch of this one shows that the store, or its key, has another life."""
-        if (number > self._frontier.count or is_copy) and not any(run.local for run in self._runs):
+    # ------------------------------------------------------------------ a store that was put back
+
+    def _batch_of(self, connection: apsw.Connection, head: BatchHead) -> Any:
+        """(batch, body, whether its leaves are known) of what is held under the number of `head`, or None."""
+        return connection.execute(QUERIES["batch_of"], (head.author, to_sql(head.epoch), head.number)).fetchone()
+
+    def _look_back(
+        self, connection: apsw.Connection, checked: CheckedBatch, wall_s: float, tally: _Tally
+    ) -> None:
+        """Begin a new epoch if an own batch shows that this store, or its key, has another life; and make way for it.
+
+        A number that is in use twice is given up here: what this store holds under it goes into the new epoch, and
+        with it whatever this store numbered later. Of an epoch that has ended already only the number itself is known
+        to be in use twice.
+        """
+        head, row = checked.head, self._batch_of(connection, checked.head)
+        is_copy = row is not None and row[1] != head.body
+        if head.epoch == self._epoch and (is_copy or head.number > self._frontier.count):
             log.warning("a batch of this node came back that its store does not have: a new epoch begins")
+            last = self._frontier.count
+            unsigned = [group.batch for run in self._runs for group in run.groups]
             self._begin_epoch()
             self._is_changed = True
+        elif is_copy and any(self._is_news(connection, item.entry, wall_s) for item in checked.entries):
+            last, unsigned = head.number, []
+        else:
+            return
+        numbers = (head.author, to_sql(head.epoch), head.number, last)
+        found = connection.execute(QUERIES["numbered"], numbers).fetchall()
+        for batch in unsigned:
+            found += connection.execute(QUERIES["members"], (batch,)).fetchall()
+        self._runs.append(Run(True, self._high))  # not on top of groups of the old epoch
+        for (position,) in found:
+            self._write_again(connection, position, tally)
+
+    def _is_news(self, connection: apsw.Connection, entry: Entry, wall_s: float) -> bool:
+        """Whether an entry would be taken in, as far as its key is concerned."""
+        rows = rows_of(connection, entry.key)
+        if any(row.id == entry.id for row in rows):
+            return False
+        return self._losers(entry, rows, self._is_due(entry.hlc, wall_s)) is not None
+
+    def _write_again(self, connection: apsw.Connection, position: int, tally: _Tally) -> None:
+        """Write an own entry under the present epoch, with the stamp that follows its own: it replaces the old one
+        everywhere, and loses to all that the old one would have lost to.
+        """
+        id_, due, body = connection.execute(QUERIES["at"], (position,)).fetchone()
+        old = parse_entry_untrusted(body) if entry_id(body) == id_ else None  # damaged: it is dropped when asked for
+        admission = self.own_admission
+        assert admission is not None
+        if old is None or old.hlc == UINT_MAX or not self._verifier.allows(admission, old):
+            log.error("entry %s cannot be written again; others refuse it", id_.hex())
+            return
+        if due:
+            self._clock.last = max(self._clock.last, old.hlc + 1)
+        self._counter += 1
+        entry = make_entry(
+            self._mesh_id, old.key, old.value, hlc=old.hlc + 1, author=self._author, epoch=self._epoch,
+            counter=self._counter, expiry=old.expiry,
+        )  # fmt: skip
+        losers = self._losers(entry, rows_of(connection, old.key), bool(due))
+        assert losers is not None, "only the greatest of a key is held"
+        self._add_own(connection, entry, losers, bool(due))
+        tally.losers.extend(losers)
 
     def _is_missing(self, connection: apsw.Connection, item: CheckedEntry, tally: _Tally) -> bool:
         """Whether pieces of the entry's blob are not here; they are added to what is wanted."""
@@ -438,7 +488,7 @@ class Ledger:
             raise
         if keys:
             self._mark_gone(losers)
-            run = _Run(False, self._high)
+            run = Run(False, self._high)
             run.keys.extend(keys)
             self._runs.append(run)
             self._is_changed = True
@@ -479,15 +529,6 @@ class _Tally:
         self.wanted: dict[bytes, None] = {}
         self.keys: list[bytes] = []
         self.losers: list[Row] = []
-
-
-def _members(group: _Group) -> list[list[Any]]:
-    """The entries of a group that are still held, as they travel: with audit paths unless all are."""
-    if not group.gone:
-        return [[i, entry.body, []] for i, entry in enumerate(group.entries)]
-    levels = tree_levels(entry.id for entry in group.entries)
-    held = (i for i in range(len(group.entries)) if i not in group.gone)
-    return [[i, group.entries[i].body, audit_path(levels, i)] for i in held]
 
 
 def _advance(connection: apsw.Connection, advance: Advance) -> None:

@@ -94,6 +94,10 @@ QUERIES = {
     "batch": "SELECT author, serial, size, body, signature, leaves FROM batches WHERE batch=?",
     "batch_of": "SELECT batch, body, leaves IS NOT NULL FROM batches WHERE author=? AND epoch=? AND number=?",
     "in_batch": "SELECT 1 FROM entries WHERE batch=? LIMIT 1",
+    "members": "SELECT position FROM entries WHERE batch=?",
+    "numbered": "SELECT e.position FROM batches b JOIN entries e ON e.batch=b.batch"
+    " WHERE b.author=? AND b.epoch=? AND b.number BETWEEN ? AND ?",
+    "at": "SELECT id, due, body FROM entries WHERE position=?",
     "admission": "SELECT body, signature FROM admissions WHERE author=? AND serial=?",
     "cursor": "SELECT epoch, position FROM cursors WHERE node=?",
     "chunk": "SELECT chunk, kind, size FROM chunks WHERE hash=?",

@@ -91,12 +91,16 @@ class Verifier:
                 continue
             if entry.author != head.author or entry.epoch != head.epoch or entry.counter != head.first + index:
                 raise RemoteProtocolError("an entry has another dot than its batch gives it")
-            if not self._trust.allows(admission, SPACE, DELETE if entry.flags & TOMBSTONE else WRITE):
+            if not self.allows(admission, entry):
                 raise RemoteProtocolError("an entry was written without a grant", code=2)
             checked.append(CheckedEntry(index, entry, None if whole else b"".join(path)))
         if whole and tree_root(ids) != head.root:
             raise RemoteProtocolError("the entries are not those of their batch")
         return CheckedBatch(head, b"".join(ids) if whole else None, checked, refused)
+
+    def allows(self, admission: Admission, entry: Entry) -> bool:
+        """Whether an admission grants writing this entry."""
+        return self._trust.allows(admission, SPACE, DELETE if entry.flags & TOMBSTONE else WRITE)
 
     def _head_untrusted(self, signed: Sequence[bytes]) -> BatchHead | None:
         key = (signed[0], signed[1])
