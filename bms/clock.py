@@ -7,6 +7,9 @@ Physical time is the wall clock plus `offset_ms`, the difference to the median o
 whose clock is wrong still writes believable stamps. Drift is bounded: a stamp more than `DRIFT_MS_MAX` ahead of
 physical time is not adopted by `observe`, so one wrong clock cannot drag the mesh into the future.
 
+A wall clock that is set while the node runs would shift its stamps until the offset is measured anew, and stamps never
+go back. `SteadyTime` therefore goes on by the monotonic clock as soon as the node is `held` by what others measured.
+
 Plain: the wall time is passed in. One owner at a time (the store's writing thread); `offset_ms` is a single number set
 from elsewhere.
 """
@@ -14,11 +17,12 @@ from elsewhere.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-__all__ = ["DRIFT_MS_MAX", "HybridClock", "median_offset_ms", "stamp_ms"]
+__all__ = ["DRIFT_MS_MAX", "STEP_S", "HybridClock", "SteadyTime", "median_offset_ms", "stamp_ms"]
 
 DRIFT_MS_MAX = 500
+STEP_S = 0.2
 _COUNTER_BITS = 16
 
 
@@ -28,8 +32,30 @@ def stamp_ms(stamp: int) -> int:
 
 
 def median_offset_ms(offsets: Iterable[int]) -> int:
-    """What to add to this clock, given the other members' clocks minus it; its own, 0, takes part (milliseconds)."""
-    return int(statistics.median_low(sorted([0, *offsets])))
+    """What to add to this clock, given the other members' clocks minus it; its own, 0, takes part (milliseconds).
+
+    Of two middle ones the later: what has no clock shows the past, and two nodes must choose the same.
+    """
+    return int(statistics.median_high(sorted([0, *offsets])))
+
+
+class SteadyTime:
+    """Unix seconds: the wall clock until `held`, then the monotonic clock on from there, so that steps do nothing.
+
+    Differences below `STEP_S` are the slewing of a disciplined clock and are followed always.
+    """
+
+    def __init__(self, wall_time: Callable[[], float], monotonic: Callable[[], float]) -> None:
+        self.held = False
+        self._wall_time = wall_time
+        self._monotonic = monotonic
+        self._difference = wall_time() - monotonic()
+
+    def __call__(self) -> float:
+        wall, steady = self._wall_time(), self._monotonic()
+        if not self.held or abs(wall - steady - self._difference) < STEP_S:
+            self._difference = wall - steady
+        return steady + self._difference
 
 
 class HybridClock:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import trio
 
-from .clock import median_offset_ms
+from .clock import SteadyTime, median_offset_ms
 from .config import Config
 from .counters import Counters
 from .data.entries import Entries
@@ -50,6 +50,8 @@ log = logging.getLogger("bms")
 _FORGET_S = 86_400.0
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _CLOCK_WARN_MS = 1_000
+_SETTLE_S = 2.0
+_LOOK_S = 0.02
 
 
 class _Listener:
@@ -71,21 +73,44 @@ class _Listener:
 
 
 class _Clock:
-    """The subsystem that keeps the hybrid clock at the mesh's median."""
+    """The subsystem that keeps the hybrid clock at the mesh's median.
+
+    `settled` is set when that is known, or when there is nobody to learn it from; before that a write might be stamped
+    with a wrong clock, so it waits, for at most `_SETTLE_S`. Without links the last offset stays in force.
+    """
 
     name = "clock"
 
-    def __init__(self, entries: Entries, links: Callable[[], Iterable[Link]], interval_s: float) -> None:
+    def __init__(
+        self,
+        entries: Entries,
+        links: Callable[[], Iterable[Link]],
+        others: Callable[[], int],
+        time: SteadyTime,
+        interval_s: float,
+    ) -> None:
+        self.settled = trio.Event()
         self._entries = entries
         self._links = links
+        self._others = others
+        self._time = time
         self._interval_s = interval_s
         self._warned = False
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Measure until cancelled."""
         task_status.started()
+        started = trio.current_time()
         while True:
             offsets = [link.clock_offset_ms for link in self._links() if link.clock_offset_ms is not None]
+            # One other clock says that one of two is wrong, not which.
+            if len(offsets) >= min(2, self._others()) > 0 or trio.current_time() - started >= _SETTLE_S:
+                self.settled.set()
+            wait_s = self._interval_s if self.settled.is_set() else _LOOK_S
+            if not offsets:
+                await trio.sleep(wait_s)
+                continue
+            self._time.held = True
             offset = median_offset_ms(offsets)
             self._entries.clock.offset_ms = offset
             if abs(offset) > _CLOCK_WARN_MS and not self._warned:
@@ -95,7 +120,7 @@ class _Clock:
                     abs(offset) / 1000,
                     "behind" if offset > 0 else "ahead of",
                 )
-            await trio.sleep(self._interval_s)
+            await trio.sleep(wait_s)
 
 
 class Life:
@@ -114,6 +139,7 @@ class Life:
         servers: dict[str, RequestServer],
         boot: int,
         registry_folder: Path | None,
+        time: SteadyTime,
     ) -> None:
         self.config = config
         self.boot = boot
@@ -144,6 +170,8 @@ class Life:
             forget_s=_FORGET_S,
             chance=world.random,
         )
+        interval_s = config.gossip.keepalive_interval_s
+        self.clock = _Clock(entries, self.links, self.view.present, time, interval_s)
         self.gossip = Gossip(
             view=self.view, trust=trust, counters=counters, my_card=self._card,
             on_outdated=self._outdo,
@@ -172,7 +200,9 @@ class Life:
             await supervisor.start(self.gossip)
             if self.config.enable_replication:
                 await supervisor.start(_Named("data", self.replication.run))
-            await supervisor.start(_Clock(self._entries, self.links, self.config.gossip.keepalive_interval_s))
+            if not self._expects_peers():
+                self.clock.settled.set()
+            await supervisor.start(self.clock)
             await self.start_listener()
             await self.start_discovery()
         except BaseException:
@@ -187,6 +217,13 @@ class Life:
             if self.config.tcp_port is not None:
                 address = Address(address.host, self.config.tcp_port)
         await self._supervisor.start(_Listener(address, self.pool, self._bound))
+
+    def _expects_peers(self) -> bool:
+        """Whether there is somebody to learn the mesh's time from."""
+        if self.config.bootstrap_nodes:
+            return True
+        folder = self._registry_folder
+        return folder is not None and self.config.enable_discovery and bool(Registry(folder).others())
 
     async def start_discovery(self) -> None:
         """Look for the mesh as the configuration says."""
@@ -266,6 +303,7 @@ class Life:
                 await self.pool.drain(drain_s)
         finally:
             self._topics.close()
+            self.clock.settled.set()
             supervisor.cancel()
             with trio.CancelScope(shield=True):
                 await supervisor.stop()

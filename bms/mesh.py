@@ -21,7 +21,7 @@ from typing import Any
 import attrs
 import trio
 
-from .clock import HybridClock
+from .clock import HybridClock, SteadyTime
 from .config import Config, changes, home
 from .counters import Counters
 from .data.entries import Entries
@@ -139,7 +139,8 @@ class Mesh:
 
     def __init__(self, config: Config, world: World) -> None:
         self._config = config
-        self._world = world
+        self._time = SteadyTime(world.wall_time, world.monotonic)
+        self._world = world = attrs.evolve(world, wall_time=self._time)
         self._life: Life | None = None
         self._turn = trio.Lock()
         """Who starts, ends or changes the life; one after the other."""
@@ -248,6 +249,7 @@ class Mesh:
             servers=self._servers,
             boot=boot,
             registry_folder=registry,
+            time=self._time,
         )
         await life.start(nursery)
         return life
@@ -468,11 +470,13 @@ class Mesh:
         if not isinstance(value, (bytes, bytearray, memoryview)):
             raise LocalProtocolError(f"a value is bytes, not {type(value).__name__}")
         expiry_ms = None
+        if ttl_s is not None and not (math.isfinite(ttl_s) and ttl_s > 0):
+            raise LocalProtocolError(f"ttl_s is a positive number of seconds, not {ttl_s!r}")
+        entries = self._space(space)
+        await self._settle()
         if ttl_s is not None:
-            if not (math.isfinite(ttl_s) and ttl_s > 0):
-                raise LocalProtocolError(f"ttl_s is a positive number of seconds, not {ttl_s!r}")
-            expiry_ms = self._entries.clock.physical_ms(self._world.wall_time()) + int(ttl_s * 1000)
-        return await self._space(space).put(key_bytes(key), bytes(value), expiry_ms=expiry_ms)
+            expiry_ms = entries.clock.physical_ms(self._world.wall_time()) + int(ttl_s * 1000)
+        return await entries.put(key_bytes(key), bytes(value), expiry_ms=expiry_ms)
 
     async def retrieve_data(self, key: str | bytes, space: str = "default") -> Value:
         """Read a value from this node's store; NotFoundError if there is none (or it was deleted, or has expired)."""
@@ -481,7 +485,9 @@ class Mesh:
 
     async def delete_data(self, key: str | bytes, space: str = "default") -> Version:
         """Delete a key everywhere; durable on this node when it returns. NotFoundError if there is none."""
-        return await self._space(space).put(key_bytes(key), None)
+        entries = self._space(space)
+        await self._settle()
+        return await entries.put(key_bytes(key), None)
 
     @asynccontextmanager
     async def scan(self, prefix: str | bytes = "", space: str = "default") -> AsyncIterator[AsyncIterator[KeyInfo]]:
@@ -555,6 +561,11 @@ class Mesh:
         if node_id != self.node_id and node_id not in self._running().view.members:
             raise NotFoundError(f"no node {node_id.short} is known here")
         return node_id
+
+    async def _settle(self) -> None:
+        """Before a write is stamped: until the mesh's time is known, or cannot be learned soon."""
+        if self._life is not None and not self._life.clock.settled.is_set():
+            await self._life.clock.settled.wait()
 
     def _space(self, name: str) -> Entries:
         if self._is_closed:

@@ -104,7 +104,7 @@ def _global_ipv6() -> list[str]:
 class World:
     """The outside, with the real one as default.
 
-    `wall_time` gives Unix seconds, `token_bytes` secret random bytes, `random` chance for jitter and shuffling.
+    `wall_time` gives Unix seconds, `monotonic` seconds that nobody sets, `token_bytes` secret random bytes, `random` chance for jitter and shuffling.
     `threads` False makes the store run on the caller's thread, for clocks that do not see threads.
 
     What is None is the real thing: `secure(stream, identity, server_side)` puts a `net.tls.Channel` on a stream (TLS),
@@ -113,6 +113,7 @@ class World:
     """
 
     wall_time: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
     token_bytes: Callable[[int], bytes] = secrets.token_bytes
     random: random.Random = attrs.field(factory=random.Random)
     network: Network = attrs.field(factory=TcpNetwork)

@@ -331,7 +331,7 @@ class Ledger:
             connection.execute("INSERT OR IGNORE INTO admissions VALUES(?,?,?,?)", values)
         for batch in checked:
             if batch is not None and batch.head.author == self._author:
-                self._look_back(connection, batch, wall_s, tally)
+                self._look_back(connection, batch.head, tally)
         after = self._high  # what was written again is a run of its own
         for batch in checked:
             if batch is None:
@@ -398,16 +398,14 @@ class Ledger:
         """(batch, body, whether its leaves are known) of what is held under the number of `head`, or None."""
         return connection.execute(QUERIES["batch_of"], (head.author, to_sql(head.epoch), head.number)).fetchone()
 
-    def _look_back(
-        self, connection: apsw.Connection, checked: CheckedBatch, wall_s: float, tally: _Tally
-    ) -> None:
+    def _look_back(self, connection: apsw.Connection, head: BatchHead, tally: _Tally) -> None:
         """Begin a new epoch if an own batch shows that this store, or its key, has another life; and make way for it.
 
         A number that is in use twice is given up here: what this store holds under it goes into the new epoch, and
         with it whatever this store numbered later. Of an epoch that has ended already only the number itself is known
         to be in use twice.
         """
-        head, row = checked.head, self._batch_of(connection, checked.head)
+        row = self._batch_of(connection, head)
         is_copy = row is not None and row[1] != head.body
         if head.epoch == self._epoch and (is_copy or head.number > self._frontier.count):
             log.warning("a batch of this node came back that its store does not have: a new epoch begins")
@@ -415,30 +413,26 @@ class Ledger:
             unsigned = [group.batch for run in self._runs for group in run.groups]
             self._begin_epoch()
             self._is_changed = True
-        elif is_copy and any(self._is_news(connection, item.entry, wall_s) for item in checked.entries):
+        elif is_copy:  # also if all that is shown is older: whoever shows it refuses what is held here
             last, unsigned = head.number, []
         else:
             return
         numbers = (head.author, to_sql(head.epoch), head.number, last)
-        found = connection.execute(QUERIES["numbered"], numbers).fetchall()
+        found: list[Any] = connection.execute(QUERIES["numbered"], numbers).fetchall()
         for batch in unsigned:
-            found += connection.execute(QUERIES["members"], (batch,)).fetchall()
-        self._runs.append(Run(True, self._high))  # not on top of groups of the old epoch
+            found.extend(connection.execute(QUERIES["members"], (batch,)).fetchall())
+        self._runs.append(Run(True, self._high))  # groups of the old epoch are not added to
         for (position,) in found:
             self._write_again(connection, position, tally)
 
-    def _is_news(self, connection: apsw.Connection, entry: Entry, wall_s: float) -> bool:
-        """Whether an entry would be taken in, as far as its key is concerned."""
-        rows = rows_of(connection, entry.key)
-        if any(row.id == entry.id for row in rows):
-            return False
-        return self._losers(entry, rows, self._is_due(entry.hlc, wall_s)) is not None
-
     def _write_again(self, connection: apsw.Connection, position: int, tally: _Tally) -> None:
-        """Write an own entry under the present epoch, with the stamp that follows its own: it replaces the old one
-        everywhere, and loses to all that the old one would have lost to.
+        """Write an own entry under the present epoch, with the stamp next to its own: it replaces the old one wherever
+        that is, and takes its place in the order.
         """
-        id_, due, body = connection.execute(QUERIES["at"], (position,)).fetchone()
+        row: Any = connection.execute(QUERIES["at"], (position,)).fetchone()
+        if row is None:  # just replaced by another of these
+            return
+        id_, due, body = row
         old = parse_entry_untrusted(body) if entry_id(body) == id_ else None  # damaged: it is dropped when asked for
         admission = self.own_admission
         assert admission is not None

@@ -110,7 +110,6 @@ class Discovery:
     """The discovery subsystem of one node."""
 
     name = "discovery"
-    fields = ("bootstrap_nodes", "enable_discovery", "advertise_address")
 
     def __init__(
         self,
@@ -142,11 +141,11 @@ class Discovery:
             await trio.sleep_forever()
 
     async def _keep_seed(self, address: Address) -> None:
-        gossip = self.config.gossip
-        wait_s = gossip.redial_interval_s
+        wait_s = self.config.gossip.redial_interval_s
         node_id: NodeId | None = None
         said = ""
         while True:
+            gossip = self.config.gossip
             if address in self._my_addresses():
                 return
             if node_id is None or self._pool.link(node_id) is None:

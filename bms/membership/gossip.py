@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 import attrs
 import trio
 
+from ..config import Config
 from ..counters import Counters
 from ..errors import MeshError, UnreachableError
 from ..net.handshake import DuplicateLinkError
@@ -91,6 +92,15 @@ class Gossip:
                     self._send_owed(trio.current_time())
         finally:
             self._nursery = None
+
+    def reconfigure(self, config: Config) -> None:
+        """Use new times at once, also for members that are suspect already."""
+        self.view.retime(
+            suspicion_timeout_s=config.gossip.suspicion_timeout_s,
+            redial_interval_s=config.gossip.redial_interval_s,
+            redial_interval_max_s=config.gossip.redial_interval_max_s,
+        )
+        self._wake.set()
 
     def watch(self, watcher: Callable[[NodeEvent], None]) -> Callable[[], None]:
         """Call `watcher` with each event from now on; returns what ends it."""

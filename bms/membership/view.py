@@ -185,6 +185,12 @@ class View:
         for member in self.members.values():
             member.dialing = False
 
+    def retime(self, *, suspicion_timeout_s: float, redial_interval_s: float, redial_interval_max_s: float) -> None:
+        """Go by other times from now on; call `tick` afterwards, since something may be due."""
+        self._suspicion_timeout_s = suspicion_timeout_s
+        self._redial_interval_s = redial_interval_s
+        self._redial_interval_max_s = redial_interval_max_s
+
     def forget(self, node_id: NodeId) -> None:
         """Drop all that is known of a node."""
         self.members.pop(node_id, None)
@@ -221,6 +227,10 @@ class View:
                 yield member.since + self._forget_s
 
     # ------------------------------------------------------------------ reading
+
+    def present(self) -> int:
+        """How many others are there, or may be."""
+        return sum(member.state in (NodeState.ALIVE, NodeState.SUSPECT) for member in self.members.values())
 
     def cards(self) -> list[list[object]]:
         """Cards worth telling a newcomer: members who are there, or who said that they left."""

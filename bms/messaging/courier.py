@@ -102,6 +102,10 @@ class Courier:
         """Use new limits from now on."""
         self._config = config
 
+    def use(self, admission: Admission) -> None:
+        """Send under this admission from now on."""
+        self._admission = admission
+
     def link_up(self, link: Link) -> None:
         """A link came up: those who wait for one look again."""
         self._link_came.set()

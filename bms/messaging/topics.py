@@ -157,9 +157,11 @@ class Topics:
         return sum(queue.messages for queue in [*queues, *self._held.values()])
 
     def reconfigure(self, config: Config) -> None:
-        """Use new limits for queues made from now on, and for what is held altogether."""
+        """Use new limits at once; what waits already stays."""
         self._config = config
-        self._held_total.limits = config.limits
+        subscribed = [s._queue for subscribers in self._subscribers.values() for s in subscribers]
+        for queue in [self._held_total, *self._held.values(), *subscribed]:
+            queue.limits = config.limits
 
     def open(self) -> None:
         """Take subscribers (again)."""

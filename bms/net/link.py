@@ -116,11 +116,20 @@ class Link:
         self._farewell: Close | None = None
         self._last_words: bytes | None = None
         self._heard_at = 0.0
+        self._retimed = trio.Event()
         self._ping: tuple[int, float, float] | None = None
         reader.frame_bytes_max = config.limits.frame_bytes_max
 
     def __repr__(self) -> str:
         return f"<Link {self.node_id.short} {'open' if self.is_open else 'closed: ' + self.reason}>"
+
+    def reconfigure(self, config: Config) -> None:
+        """Use new time-outs and queue bounds at once. The longest frame stays: both sides have agreed on it."""
+        old, self._config = self._config, config
+        if config.gossip != old.gossip:
+            self._retimed.set()
+        if config.limits.link_queue_bytes_max > old.limits.link_queue_bytes_max:
+            self._room.set()
 
     # ------------------------------------------------------------------ sending
 
@@ -299,15 +308,18 @@ class Link:
         self._ping = None
 
     async def _keep_alive(self) -> None:
-        gossip = self._config.gossip
         while True:
+            gossip = self._config.gossip
             self._last_id += 1
             now = trio.current_time()
             # One that was answered late or never is measured anew.
             if self._ping is None or now - self._ping[1] > gossip.keepalive_timeout_s:
                 self._ping = (self._last_id, now, self._wall_time())
                 self.send_nowait(Ping(id=self._last_id, time=int(self._ping[2] * 1000)))
-            await trio.sleep(gossip.keepalive_interval_s)
+            self._retimed = trio.Event()
+            with trio.move_on_after(gossip.keepalive_interval_s):
+                await self._retimed.wait()
+            gossip = self._config.gossip
             if not self.is_open:  # what is queued goes out within one more time-out, or not at all
                 await trio.sleep(gossip.keepalive_timeout_s)
                 self.end(self.reason)

@@ -21,11 +21,13 @@ import ssl
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
+import attrs
 import trio
 
 from ..config import Config
 from ..counters import Counters
 from ..errors import MeshError, RefusedError, RemoteProtocolError, UnreachableError
+from ..security.identity import Identity
 from ..security.trust import Trust
 from ..values import Address, NodeId
 from ..wire.messages import CloseCode
@@ -95,8 +97,15 @@ class Pool:
                 scope.cancel()
 
     def reconfigure(self, config: Config) -> None:
-        """Use new limits and time-outs for links made from now on."""
+        """Use new limits and time-outs from now on, also on the links there are."""
         self._config = config
+        for link in self._all:
+            link.reconfigure(config)
+
+    def use(self, identity: Identity) -> None:
+        """Show this certificate on links made from now on; those there are, and handshakes under way, keep theirs."""
+        if self._contexts is not None:
+            self._contexts = make_contexts(identity)
 
     def refuse(self) -> None:
         """Dial and accept nothing from now on."""
@@ -176,10 +185,12 @@ class Pool:
             self._handshakes[host] += 1
         try:
             with trio.fail_after(self._config.limits.handshake_timeout_s):
-                channel = await self._secure(stream, server_side=not dialed)
+                # The proof covers the certificate that TLS shows: both are of one identity, whatever comes meanwhile.
+                identity = self._introduce().identity
+                channel = await self._secure(stream, identity, server_side=not dialed)
                 peer, reader, waiting = await shake_hands(
                     channel,
-                    self._introduce(),
+                    attrs.evolve(self._introduce(), identity=identity),
                     self._trust,
                     dialed=dialed,
                     now_ms=int(self._world.wall_time() * 1000),
@@ -211,13 +222,13 @@ class Pool:
             if channel is not None:
                 await channel.aclose()
 
-    async def _secure(self, stream: trio.abc.Stream, *, server_side: bool) -> Channel:
+    async def _secure(self, stream: trio.abc.Stream, identity: Identity, *, server_side: bool) -> Channel:
         if not self._config.enable_encryption:
             return StreamChannel(stream, stream)
         if self._contexts is not None:
             return await open_channel(stream, self._contexts, server_side=server_side)
         assert self._world.secure is not None
-        channel: Channel = await self._world.secure(stream, self._introduce().identity, server_side)
+        channel: Channel = await self._world.secure(stream, identity, server_side)
         return channel
 
     def _admit(self, peer: Peer, dialed: bool) -> None:

@@ -119,7 +119,7 @@ class Database:
                 self._lock.release()
                 raise
         for connection in (self._writer, self._reader):
-            connection.execute(f"PRAGMA cache_size=-{max(cache_bytes // 1024, 64)}")
+            _set_cache(connection, cache_bytes)
         self._participants: list[Participant] = []
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._queued = 0
@@ -150,6 +150,15 @@ class Database:
                 connection.execute("INSERT OR REPLACE INTO rooms VALUES(?,?)", (room, len(steps)))
 
         self.write_now(operation)
+
+    async def reconfigure(self, *, queue_operations_max: int, cache_bytes: int) -> None:
+        """Use another bound of the queue and another cache from now on."""
+        self._check_open()
+        await self.write(lambda connection: _set_cache(connection, cache_bytes))
+        _set_cache(self._reader, cache_bytes)
+        self._queue_operations_max = queue_operations_max
+        while self._room:  # those who wait look again
+            self._room.popleft().set()
 
     def join(self, participant: Participant) -> None:
         """Let a participant take part in every commit from now on."""
@@ -362,3 +371,7 @@ class Database:
             connection.close(True)
         if self._lock is not None:
             self._lock.release()
+
+
+def _set_cache(connection: apsw.Connection, size: int) -> None:
+    connection.execute(f"PRAGMA cache_size=-{max(size // 1024, 64)}")

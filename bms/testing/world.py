@@ -161,6 +161,7 @@ class SimHost:
         """The `World` of a node on this host."""
         return World(
             wall_time=self.wall_time,
+            monotonic=trio.current_time,
             token_bytes=self._keys.randbytes,
             random=self.chance,
             network=self.net,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -334,3 +336,94 @@ async def test_a_returning_node_fetches_each_missing_entry_from_one_peer_only() 
         await away.stop()
         received = away.counters["net.bytes_received"] - before
         assert 600_000 < received < 900_000, "four peers offer the same 600,000 bytes of values"
+
+
+async def test_a_node_put_back_to_an_old_copy_that_writes_first_loses_nothing(tmp_path: Path) -> None:
+    common: dict[str, Any] = {"sync_interval": 1.0}
+
+    def restored_node() -> bms.Mesh:
+        folder = tmp_path / "restored"
+        return bms.init(dev_mode=True, node_name="restored", persistence_path=folder, enable_discovery=False, **common)
+
+    async with cluster(2, **common) as peers, trio.open_nursery() as nursery:
+        writer, seeds = restored_node(), [str(peer.address) for peer in peers]
+
+        async def join(mesh: bms.Mesh) -> None:
+            for seed in seeds:
+                await mesh.register_node(seed)
+
+        async def all_equal(mesh: bms.Mesh) -> None:
+            await until(lambda: len({each.data_summary().fingerprint for each in (mesh, *peers)}) == 1)
+
+        await writer.start(nursery)
+        await join(writer)
+        await writer.store_data("early", b"1")
+        await all_equal(writer)
+        await writer.stop()
+        copies = {
+            file: file.read_bytes() for file in (tmp_path / "restored").glob("data.sqlite*") if file.stat().st_size
+        }
+        assert {file.name for file in copies} >= {"data.sqlite", "data.sqlite-wal"}
+        await writer.start(nursery)
+        await join(writer)
+        for number in range(8):
+            await writer.store_data(f"later/{number}", os.urandom(1000 * number))
+        await all_equal(writer)
+        await writer.shutdown()
+        for file in (tmp_path / "restored").glob("data.sqlite*"):
+            file.unlink()
+        for file, content in copies.items():
+            if not file.name.endswith("-shm"):
+                file.write_bytes(content)
+
+        node = restored_node()
+        await node.start(nursery)
+        assert node.node_id == writer.node_id
+        epoch = node.data_summary().epoch
+        for number in range(5):
+            await node.store_data(f"alone/{number}", os.urandom(2000 * number))
+        assert node.data_summary().entries == 6
+        assert [each.node_id for each in node.nodes("alive")] == [node.node_id]
+        await join(node)
+        await all_equal(node)
+        assert node.data_summary().epoch != epoch
+        names = {"early", *(f"later/{number}" for number in range(8)), *(f"alone/{number}" for number in range(5))}
+        for mesh in (node, *peers):
+            async with mesh.scan() as keys:
+                assert {info.key async for info in keys} == names
+            for number in range(5):
+                key = f"alone/{number}"
+                assert (await mesh.retrieve_data(key)).value == (await node.retrieve_data(key)).value
+            assert mesh.counters["data.peers_at_fault"] == 0
+            assert (await mesh.sync_with_peers()).equal
+        await node.store_data("after", b"1")
+        await all_equal(node)
+        await node.shutdown()
+
+
+async def test_a_clock_that_is_set_while_the_node_runs_does_not_move_its_stamps() -> None:
+    ahead = 0.0
+    async with cluster(1) as (one,), trio.open_nursery() as nursery:
+        world = bms.World(wall_time=lambda: time.time() + ahead)
+        two = bms.init(dev_mode=True, node_name="two", world=world)
+        await two.start(nursery)
+        await two.store_data("before", b"1")
+        ahead = 3600.0
+        await two.store_data("after", b"2")
+        await until(lambda: one.data_summary().entries == 2)
+        assert (await one.retrieve_data("after")).value == b"2", "seen at once, not in an hour"
+        await two.shutdown()
+
+
+@pytest.mark.parametrize("wrong_s", [3600.0, -3600.0])
+async def test_a_node_whose_clock_is_wrong_stamps_its_first_write_with_the_meshs_time(wrong_s: float) -> None:
+    async with cluster(2) as (one, _), trio.open_nursery() as nursery:
+        wrong = bms.init(dev_mode=True, node_name="wrong", world=bms.World(wall_time=lambda: time.time() + wrong_s))
+        await wrong.start(nursery)
+        await wrong.store_data("k", b"first")
+        await until(lambda: one.data_summary().fingerprint == wrong.data_summary().fingerprint)
+        assert (await one.retrieve_data("k")).value == b"first"
+        await one.store_data("k", b"second")
+        await until(lambda: one.data_summary().fingerprint == wrong.data_summary().fingerprint)
+        assert (await wrong.retrieve_data("k")).value == b"second"
+        await wrong.shutdown()

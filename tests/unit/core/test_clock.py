@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bms.clock import DRIFT_MS_MAX, HybridClock, median_offset_ms, stamp_ms
+from bms.clock import DRIFT_MS_MAX, STEP_S, HybridClock, SteadyTime, median_offset_ms, stamp_ms
 
 NOW_S = 1_800_000_000.0
 
@@ -58,3 +58,43 @@ def test_whatever_is_observed_stamps_never_repeat_or_go_back(events: list[float 
             last = stamp
         else:
             clock.observe(event, NOW_S)
+
+
+class Clocks:
+    """A wall clock that somebody sets, and one that nobody sets."""
+
+    def __init__(self) -> None:
+        self.wall, self.steady = NOW_S, 17.0
+
+    def time(self) -> SteadyTime:
+        return SteadyTime(lambda: self.wall, lambda: self.steady)
+
+    def go_on(self, seconds: float, step: float = 0.0) -> None:
+        self.wall += seconds + step
+        self.steady += seconds
+
+
+def test_steady_time_follows_the_wall_clock_until_others_hold_it() -> None:
+    clocks = Clocks()
+    time = clocks.time()
+    clocks.go_on(10, step=3600)
+    assert time() == NOW_S + 3610
+    time.held = True
+    clocks.go_on(10, step=3600)
+    assert time() == NOW_S + 3620
+    clocks.go_on(10, step=-9000)
+    assert time() == NOW_S + 3630
+
+
+def test_steady_time_follows_slewing_while_it_is_held() -> None:
+    clocks = Clocks()
+    time = clocks.time()
+    time.held = True
+    for _ in range(100):
+        clocks.go_on(1, step=STEP_S / 2)
+        assert time() == clocks.wall
+
+
+def test_of_two_clocks_the_later_one_is_taken_by_both() -> None:
+    assert median_offset_ms([3_600_000]) == 3_600_000
+    assert median_offset_ms([-3_600_000]) == 0

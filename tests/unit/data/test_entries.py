@@ -12,6 +12,7 @@ import pytest
 from bms.clock import HybridClock
 from bms.data import fingerprint
 from bms.data.batch import Frontier, sign_head
+from bms.data.blob import BlobReference, split
 from bms.data.commits import Advance, Commit
 from bms.data.entries import Entries
 from bms.data.entry import make_entry
@@ -498,6 +499,218 @@ async def test_a_store_put_back_to_an_earlier_state_begins_a_new_epoch(tmp_path:
     assert restored.entries.state().epoch != old
     await restored.entries.put(b"c", b"3")
     assert (await restored.gives(peer)).new == 1
+
+
+class Restored:
+    """A node with "a", which then wrote "later", and was put back to where it had not; `life` tells the two apart."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "d"
+        self.life = 0
+        self.first = Node(1, self.path)
+
+    def open(self) -> Node:
+        """The store as it is on disk, with chance that has not been before."""
+        self.life += 1
+        node = Node(1, self.path)
+        node.entries._ledger._token_bytes = random.Random(1000 + self.life).randbytes
+        return node
+
+    async def put_back(self, later: Callable[[Node], Any]) -> tuple[Node, Node]:
+        """Let `later` happen and be forgotten; the node as it is then, and its first life."""
+        await self.first.entries.put(b"a", b"1")
+        self.first.database.close()
+        backup = self.path.read_bytes()
+        lost = Node(1, self.path)
+        await later(lost)
+        lost.database.close()
+        self.path.write_bytes(backup)
+        lost.commits = self.first.commits + lost.commits
+        return self.open(), lost
+
+
+async def shows(teller: Node, other: Node) -> Any:
+    """All that one store holds, shown to another, with its chunks."""
+    ids, _, done = teller.entries.ids_after(0, 10_000)
+    assert done
+    batches, admissions, _ = teller.entries.batches_of(other.entries.missing(ids), 10**9)
+    applied = await other.entries.apply(batches, admissions)
+    while applied.wanted:
+        chunks = teller.entries.chunks(applied.wanted, 10**9)
+        await other.entries.put_chunks([(h, c) for h, c in zip(applied.wanted, chunks, strict=True) if c is not None])
+        applied = await other.entries.apply(batches, admissions)
+    return applied
+
+
+async def three_keys(node: Node) -> None:
+    for key in (b"later/1", b"later/2", b"later/3"):
+        await node.entries.put(key, b"lost")
+
+
+async def test_a_store_put_back_that_wrote_first_writes_again_what_clashes(tmp_path: Path) -> None:
+    restored, lost = await Restored(tmp_path).put_back(three_keys)
+    peer = Node(2)
+    await lost.gives(peer)
+    old = restored.entries.state().epoch
+    blob = random.Random(3).randbytes(300_000)
+    await restored.entries.put(b"x", b"replaced at once")
+    await restored.entries.put(b"x", b"text")
+    await restored.entries.put(b"blob", blob)
+    await restored.entries.put(b"brief", b"v", expiry_ms=int(NOW * 1000) + 9000)
+    await restored.entries.put(b"a", None)
+    for _ in range(2):
+        assert (await shows(restored, peer)).refused > 0
+        assert peer.entries.counters["data.copied_keys"] > 0
+        assert peer.entries.totals().entries == 4
+    applied = await shows(peer, restored)
+    assert (applied.new, applied.refused) == (3, 0)
+    assert restored.entries.state().epoch != old
+    assert restored.entries.counters["data.copied_keys"] == 0
+    assert (await shows(restored, peer)).is_complete
+    for node in (restored, peer):
+        assert [info.key for info in node.entries.scan()] == [
+            b"blob", b"brief", b"later/1", b"later/2", b"later/3", b"x",
+        ]  # fmt: skip
+        assert node.entries.get(b"x").value == b"text"
+        assert node.entries.get(b"blob").value == blob
+        assert node.entries.get_entry(b"brief").expiry == int(NOW * 1000) + 9000
+        assert node.entries.get_entry(b"a").value is None
+        assert node.entries.state().fingerprint == recount(node) == restored.entries.state().fingerprint
+    epochs = {restored.entries.get_entry(key).epoch for key in (b"x", b"blob", b"brief", b"a")}
+    assert epochs == {restored.entries.state().epoch}
+    assert restored.database.read("SELECT DISTINCT refs FROM chunks") == [(1,)]
+    state = restored.entries.state()
+    restored.database.close()
+    again = Node(1, tmp_path / "d")
+    assert again.entries.state() == state
+    await again.entries.put(b"b", b"goes on")
+    assert (await shows(again, peer)).new == 1
+
+
+async def test_what_is_written_again_keeps_its_place_in_the_order(tmp_path: Path) -> None:
+    restored, lost = await Restored(tmp_path).put_back(three_keys)
+    peer, other = Node(2), Node(3)
+    await lost.gives(peer)
+    await restored.entries.put(b"k", b"before")
+    await restored.entries.put(b"later/1", b"of the second life")
+    other.wall.now += 0.2
+    await other.entries.put(b"k", b"after")
+    restored.wall.now += 0.4
+    await shows(peer, restored)
+    await shows(other, restored)
+    assert restored.entries.get(b"k").value == b"after"
+    assert restored.entries.get(b"later/1").value == b"of the second life"
+
+
+async def test_two_that_took_different_batches_of_one_number_become_equal(tmp_path: Path) -> None:
+    restored, lost = await Restored(tmp_path).put_back(three_keys)
+    knows_lost, knows_new = Node(2), Node(3)
+    await lost.gives(knows_lost)
+    for number in range(5):
+        await restored.entries.put(b"%d" % number, b"new")
+    await shows(restored, knows_new)
+    for _ in range(2):
+        assert (await shows(knows_lost, knows_new)).refused == 3
+        assert (await shows(knows_new, knows_lost)).refused == 3
+    everyone = (restored, knows_lost, knows_new)
+    await shows(knows_lost, restored)
+    epoch = restored.entries.state().epoch
+    assert (await shows(knows_new, restored)).superseded == 5
+    for _ in range(2):
+        for teller in everyone:
+            for other in everyone:
+                await shows(teller, other)
+    assert len({node.entries.state().fingerprint for node in everyone}) == 1
+    assert len(knows_new.entries.scan()) == 9
+    assert restored.entries.state().epoch == epoch
+
+
+async def test_a_clash_of_an_epoch_that_has_ended_is_resolved_too(tmp_path: Path) -> None:
+    restored, lost = await Restored(tmp_path).put_back(three_keys)
+    peer = Node(2)
+    await lost.gives(peer)
+    await restored.entries.put(b"x", b"second")  # its number is that of later/1
+    ids = [peer.entries.get_entry(key).id for key in (b"later/3", b"later/1")]
+    await restored.entries.apply(*peer.entries.batches_of(ids[:1], 10**6)[:2])
+    epoch, before = restored.entries.state().epoch, restored.entries.get_entry(b"x")
+    assert before.epoch != epoch
+    assert (await restored.entries.apply(*peer.entries.batches_of(ids[1:], 10**6)[:2])).new == 1
+    assert restored.entries.state().epoch == epoch == restored.entries.get_entry(b"x").epoch
+    await shows(peer, restored)
+    await shows(restored, peer)
+    assert restored.entries.state().fingerprint == peer.entries.state().fingerprint
+
+
+async def test_writes_in_the_commit_that_finds_a_clash_go_into_the_new_epoch(tmp_path: Path) -> None:
+    restored, lost = await Restored(tmp_path).put_back(three_keys)
+    peer, reader = Node(2), Node(3)
+    await lost.gives(peer)
+    await restored.entries.put(b"x", b"1")
+    batches, _, _ = peer.entries.batches_of(peer.entries.ids_after(0, 10)[0], 10**6)
+    before = restored.entries.state().high
+    restored.commits.clear()
+
+    def one_commit(connection: Any) -> None:
+        ledger = restored.entries._ledger
+        ledger.put(connection, b"x", b"2", None)
+        ledger.put(connection, b"y", b"2", None)
+        ledger.apply(connection, batches, [], [])
+        ledger.put(connection, b"z", b"2", None)
+
+    await restored.database.write(one_commit)
+    positions = [(commit.after, commit.upto) for commit in restored.commits]
+    assert [after for after, _ in positions] == [before] + [upto for _, upto in positions[:-1]]
+    epoch = restored.entries.state().epoch
+    assert {restored.entries.get_entry(key).epoch for key in (b"x", b"y", b"z")} == {epoch}
+    assert (await reader.entries.apply(restored.batches(), [restored.admission.signed])).new == 3
+    await shows(restored, peer)
+    assert peer.entries.state().fingerprint == restored.entries.state().fingerprint == recount(restored)
+
+
+async def test_a_clash_in_a_call_that_fails_leaves_no_trace(tmp_path: Path) -> None:
+    restored, lost = await Restored(tmp_path).put_back(three_keys)
+    peer, thief = Node(2), Node(3)
+    await lost.gives(peer)
+    await restored.entries.put(b"x", b"1")
+    state = restored.entries.state()
+    restored.commits.clear()
+    batches, admissions, _ = peer.entries.batches_of(peer.entries.ids_after(0, 10)[0], 10**6)
+    (manifest,) = split(bytes(700_000))[1][-1:]
+    await restored.entries.put_chunks([(manifest.hash, manifest.data)])
+    wrong = thief.batch(thief.entry(b"blob", BlobReference(2 * 10**8, manifest.hash)))  # type: ignore[arg-type]
+
+    def failing(connection: Any) -> None:
+        ledger = restored.entries._ledger
+        ledger.put(connection, b"own", b"2", None)
+        try:
+            with connection:
+                ledger.apply(connection, [*batches, wrong], [thief.admission], [])
+        except RemoteProtocolError:
+            return
+        raise AssertionError("a tree that does not fit was taken")
+
+    restored.entries._remember(thief.admission)
+    await restored.database.write(failing)
+    assert restored.entries.state().epoch == state.epoch
+    assert [commit.upto for commit in restored.commits] == [state.high + 1]
+    assert (await restored.entries.apply(batches, admissions)).new == 3
+    await shows(restored, peer)
+    assert peer.entries.state().fingerprint == restored.entries.state().fingerprint == recount(restored)
+
+
+async def test_what_may_not_be_written_any_more_is_not_written_again(tmp_path: Path) -> None:
+    restored, lost = await Restored(tmp_path).put_back(three_keys)
+    peer, reader = Node(2), Node(3)
+    await lost.gives(peer)
+    await restored.entries.put(b"x", b"1")
+    stamp = int(NOW * 1000) + 1
+    less = AUTHORITY.issue_admission(restored.key.node_id, now_ms=stamp, grants=[("topic:*", 31)])
+    restored.entries.renew(less)
+    restored.commits.clear()
+    assert (await shows(peer, restored)).refused == 1
+    assert restored.batches() == []
+    assert restored.entries.get(b"x").value == b"1"
+    assert (await shows(restored, reader)).refused == 0
 
 
 async def test_cursors_move_only_where_claims_join_on() -> None:
