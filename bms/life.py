@@ -7,6 +7,7 @@ stop in reverse):
     membership   drives the view, dials members                   (membership.gossip)
     data         pushes and reconciles entries                    (data.replication), unless replication is off
     clock        moves the clock to the median of the members'
+    identity     takes up new certificates                        (renewal), unless the identity is in memory alone
     listener     accepts connections; its address is known when it has started
     discovery    looks for first addresses                        (membership.discovery)
 
@@ -36,6 +37,7 @@ from .messaging.topics import Topics
 from .net.handshake import VERSIONS, DuplicateLinkError, Introduction
 from .net.link import Handler, Link
 from .net.pool import Pool
+from .renewal import Renewal
 from .security.identity import Identity
 from .security.records import ALIVE, LEFT, TCP, NodeRecord
 from .security.trust import Trust
@@ -96,6 +98,7 @@ class _Clock:
         self._time = time
         self._interval_s = interval_s
         self._warned = False
+        self._retimed = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Measure until cancelled."""
@@ -108,7 +111,7 @@ class _Clock:
                 self.settled.set()
             wait_s = self._interval_s if self.settled.is_set() else _LOOK_S
             if not offsets:
-                await trio.sleep(wait_s)
+                await self._pause(wait_s)
                 continue
             self._time.held = True
             offset = median_offset_ms(offsets)
@@ -120,7 +123,18 @@ class _Clock:
                     abs(offset) / 1000,
                     "behind" if offset > 0 else "ahead of",
                 )
-            await trio.sleep(wait_s)
+            await self._pause(wait_s)
+
+    def retime(self, interval_s: float) -> None:
+        """Measure by another interval from now on."""
+        if interval_s != self._interval_s:
+            self._interval_s = interval_s
+            self._retimed.set()
+
+    async def _pause(self, seconds: float) -> None:
+        self._retimed = trio.Event()
+        with trio.move_on_after(seconds):
+            await self._retimed.wait()
 
 
 class Life:
@@ -140,6 +154,7 @@ class Life:
         boot: int,
         registry_folder: Path | None,
         time: SteadyTime,
+        renewal: Renewal | None,
     ) -> None:
         self.config = config
         self.boot = boot
@@ -151,6 +166,8 @@ class Life:
         self._topics = topics
         self._counters = counters
         self._registry_folder = registry_folder
+        self._renewal = renewal
+        self._discovery: Discovery | None = None
         self._boot_id = world.token_bytes(16)
         self._incarnation = 1
         self._has_outdone = self._is_copied = False
@@ -199,10 +216,12 @@ class Life:
             await supervisor.start(_Named("links", self.pool.run))
             await supervisor.start(self.gossip)
             if self.config.enable_replication:
-                await supervisor.start(_Named("data", self.replication.run))
+                await self.start_data()
             if not self._expects_peers():
                 self.clock.settled.set()
             await supervisor.start(self.clock)
+            if self._renewal is not None:
+                await supervisor.start(self._renewal)
             await self.start_listener()
             await self.start_discovery()
         except BaseException:
@@ -218,6 +237,13 @@ class Life:
                 address = Address(address.host, self.config.tcp_port)
         await self._supervisor.start(_Listener(address, self.pool, self._bound))
 
+    async def start_data(self) -> None:
+        """Exchange entries with every linked peer."""
+        assert self._supervisor is not None
+        for link in self.links():
+            self.replication.link_up(link)
+        await self._supervisor.start(_Named("data", self.replication.run))
+
     def _expects_peers(self) -> bool:
         """Whether there is somebody to learn the mesh's time from."""
         if self.config.bootstrap_nodes:
@@ -229,17 +255,11 @@ class Life:
         """Look for the mesh as the configuration says."""
         assert self._supervisor is not None
         registry = None if self._registry_folder is None else Registry(self._registry_folder)
-        await self._supervisor.start(
-            Discovery(
-                config=self.config,
-                pool=self.pool,
-                view=self.view,
-                registry=registry,
-                boot=self.boot,
-                my_addresses=self.addresses,
-                counters=self._counters,
-            )
-        )
+        self._discovery = Discovery(
+            config=self.config, pool=self.pool, view=self.view, registry=registry, boot=self.boot,
+            my_addresses=self.addresses, counters=self._counters,
+        )  # fmt: skip
+        await self._supervisor.start(self._discovery)
 
     async def listen(self, address: Address) -> Address:
         """One more listener; the bound address."""
@@ -275,9 +295,12 @@ class Life:
         assert self._supervisor is not None
         self.config = config
         self.pool.reconfigure(config)
+        self.gossip.reconfigure(config)
         self.courier.reconfigure(config)
-        self._topics.reconfigure(config)
-        self._entries.value_bytes_max = config.limits.value_bytes_max
+        self.replication.reconfigure(config)
+        self.clock.retime(config.gossip.keepalive_interval_s)
+        if self._discovery is not None:
+            self._discovery.config = config
         await self._supervisor.stop(names)
         if "listener" in names:
             self.listening = [address for address in self.listening if address != self._main]
@@ -285,6 +308,18 @@ class Life:
             await self.start_listener(main)
         if "discovery" in names:
             await self.start_discovery()
+        if "data" in names:
+            for link in list(self.pool.links.values()):
+                self.replication.link_down(link)
+            if config.enable_replication:
+                await self.start_data()
+        self._renew()
+
+    def use(self, identity: Identity) -> None:
+        """Show this certificate and admission from now on; the links there are go on."""
+        self._identity = identity
+        self.pool.use(identity)
+        self.courier.use(identity.admission)
         self._renew()
 
     async def stop(self, drain_s: float) -> None:

@@ -11,6 +11,7 @@ Cancelling the body of `open_mesh`, or an exception in it, closes within a secon
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -22,15 +23,17 @@ import attrs
 import trio
 
 from .clock import HybridClock, SteadyTime
-from .config import Config, changes, home
+from .config import Config, home
 from .counters import Counters
 from .data.entries import Entries
 from .data.replication import SyncReport
-from .errors import ClosedError, ConfigError, LocalProtocolError, NotFoundError, RefusedError, StoreError
+from .errors import ClosedError, LocalProtocolError, NotFoundError, RefusedError, StoreError
 from .life import Life
 from .messaging.courier import RequestServer
 from .messaging.topics import Subscription, Topics
-from .security.identity import load_or_make_identity
+from .reconfiguration import plan
+from .renewal import Renewal
+from .security.identity import Identity, identity_paths, load_or_make_identity, reload_identity
 from .security.trust import READ, Trust
 from .store.database import Database
 from .supervisor import Condition
@@ -39,27 +42,25 @@ from .world import World
 
 __all__ = ["Changes", "DataSummary", "Mesh", "Stats", "init", "open_mesh"]
 
+log = logging.getLogger("bms")
+
 _SWITCH_INTERVAL_S = 0.0005
 _CLOSE_S = 0.2
 _SCAN_PAGE = 500
 _BROADCASTS_A_TURN = 32
 _FOLDERS_MAX = 64
-_RESTARTED_BY = {
-    "listen_address": "listener",
-    "tcp_port": "listener",
-    "bootstrap_nodes": "discovery",
-    "enable_discovery": "discovery",
-    "advertise_address": "discovery",
-}
-_LIVE = ("limits.", "gossip.keepalive", "gossip.dial_timeout_s", "max_connections", "log.")
 
 
 @attrs.frozen
 class Changes:
-    """What `reconfigure` did: the dotted names of the fields that changed, and the subsystems that were restarted."""
+    """What `reconfigure` did: the dotted names of the fields that changed, and the subsystems that were restarted.
+
+    `certificate` says whether another certificate is in force.
+    """
 
     fields: tuple[str, ...]
     restarted: tuple[str, ...]
+    certificate: bool = False
 
 
 @attrs.frozen
@@ -151,6 +152,7 @@ class Mesh:
         self._home = home() if world.home is None else world.home
         self._database, self._folder = self._open_database()
         try:
+            self._asked_name = config.node_name
             if self._folder is not None:
                 self._config = config = config.evolve(node_name=_name_of(config, self._folder))
             self._identity = load_or_make_identity(
@@ -250,7 +252,11 @@ class Mesh:
             boot=boot,
             registry_folder=registry,
             time=self._time,
-        )
+            renewal=None if not identity_paths(self._config, self._folder) else Renewal(
+                paths=lambda: identity_paths(self._config, self._folder), renew_at=lambda: self._identity.renew_at,
+                wall_time=self._world.wall_time, reload=self._reload_identity,
+            ),
+        )  # fmt: skip
         await life.start(nursery)
         return life
 
@@ -285,10 +291,11 @@ class Mesh:
                 await self._database.aclose()
 
     async def reconfigure(self, config: Config | None = None, **fields: Any) -> Changes:
-        """Put another configuration in force. Connections of subsystems that need no restart go on.
+        """Put another configuration in force, and the identity's files as they are now. Links go on.
 
-        Raises ConfigError if it is invalid or names a field that only a new node can take; the old one stays in force
-        then.
+        What each field does is in docs/reference/reconfigure.md. Raises ConfigError if the configuration is invalid,
+        names a field that only a new node can take, or the files are not of this node; UnreachableError if a new
+        address cannot be bound; StoreError. What was in force stays in force then.
         """
         done: list[Changes] = []
         async with self._turn:
@@ -297,18 +304,53 @@ class Mesh:
         return done[0]
 
     async def _reconfigure(self, config: Config | None, fields: dict[str, Any]) -> Changes:
-        new = (config or self._config).evolve(**fields) if fields else (config or self._config)
-        changed = changes(self._config, new)
-        for field in changed:
-            if field not in _RESTARTED_BY and not field.startswith(_LIVE):
-                raise ConfigError(
-                    field, getattr(new, field, None), "cannot change while the node exists; shut it down and init anew"
-                )
-        restarted = tuple(dict.fromkeys(_RESTARTED_BY[field] for field in changed if field in _RESTARTED_BY))
-        if self._life is not None and changed:
-            await self._life.restart(restarted, new)
+        old, life = self._config, self._life
+        new = config or old
+        if new.node_name == self._asked_name:
+            new = new.evolve(node_name=old.node_name)  # in dev_mode the folder's name, which may have a number added
+        new = new.evolve(**fields)
+        changed, restarted = plan(old, new)
+        identity = self._identity_of(new)
+        try:
+            await self._use_store(old, new)
+            if life is not None and changed:
+                await life.restart(restarted, new)
+        except Exception:
+            await self._use_store(new, old)
+            raise
         self._config = new
-        return Changes(changed, restarted if self._life is not None else ())
+        self._topics.reconfigure(new)
+        self._entries.value_bytes_max = new.limits.value_bytes_max
+        return Changes(changed, restarted if life is not None else (), self._use(identity))
+
+    async def _use_store(self, old: Config, new: Config) -> None:
+        if old.store != new.store:
+            await self._database.reconfigure(
+                queue_operations_max=new.store.queue_operations_max, cache_bytes=new.store.cache_bytes
+            )
+
+    def _identity_of(self, config: Config) -> Identity:
+        """The identity as its files are now."""
+        return reload_identity(
+            self._identity, config, self._folder, home=self._home, token_bytes=self._world.token_bytes,
+            wall_time=self._world.wall_time,
+        )  # fmt: skip
+
+    def _use(self, identity: Identity) -> bool:
+        """Put an identity in force; False if it is already."""
+        if identity is self._identity:
+            return False
+        self._identity = identity
+        self._trust.check_admission_untrusted(identity.admission.signed)  # remembered as the one in force
+        self._entries.renew(identity.admission)
+        if self._life is not None:
+            self._life.use(identity)
+        log.info("another certificate is in force")
+        return True
+
+    async def _reload_identity(self) -> None:
+        async with self._turn:
+            self._use(self._identity_of(self._config))
 
     # ------------------------------------------------------------------ network
 

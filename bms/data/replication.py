@@ -143,6 +143,12 @@ class Replication:
         kinds = (Push, Sync, IdsGet, EntriesGet, ChunksGet)
         self.routes: dict[type, Callable[[Any, Any], None]] = dict.fromkeys(kinds, self.handle)
 
+    def reconfigure(self, config: Config) -> None:
+        """Use a new interval from now on: the next round with each peer comes at once."""
+        is_new, self._config = config.sync_interval != self._config.sync_interval, config
+        for peer in self._peers.values() if is_new else ():
+            self._need_sync(peer)
+
     # ------------------------------------------------------------------ links come, speak and go
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -463,6 +469,7 @@ class Replication:
             if delay:
                 await trio.sleep(min(_PAUSE_S, interval) * self._chance.uniform(0.0, 1.0))
             done = await self._sync_peer(peer, _SYNC_DEADLINE_S)
+            interval = self._config.sync_interval
             if done.error is None and not peer.needs_sync:
                 backoff = min(1.0, interval)
                 delay = interval * self._chance.uniform(0.9, 1.1)

@@ -39,7 +39,14 @@ from .pemfile import PemFile
 from .records import MEMBER_GRANTS, Admission
 from .trust import Trust
 
-__all__ = ["Identity", "issue_files", "load_identity_files", "load_or_make_identity"]
+__all__ = [
+    "Identity",
+    "identity_paths",
+    "issue_files",
+    "load_identity_files",
+    "load_or_make_identity",
+    "reload_identity",
+]
 
 log = logging.getLogger("bms.security")
 
@@ -203,6 +210,50 @@ def load_or_make_identity(
         return finder.find(_stored(folder))
 
 
+def identity_paths(config: Config, folder: Path | None) -> list[Path]:
+    """The files of the identity: those that are configured, or those in the node's folder; none for one in memory."""
+    given = [path for path in (config.key_path, config.cert_path, config.trust_path) if path is not None]
+    if given or folder is None:
+        return given
+    return [folder / FOLDER / name for name in _FILES.values()]
+
+
+def reload_identity(
+    current: Identity,
+    config: Config,
+    folder: Path | None,
+    *,
+    home: Path,
+    token_bytes: TokenBytes,
+    wall_time: Callable[[], float],
+) -> Identity:
+    """The identity of a running node as its files are now, renewed if it is time; `current` if they say the same.
+
+    Raises ConfigError, and nothing was changed, if they are broken or not of this node, mesh and bundle. An identity in
+    memory stays as it is.
+    """
+    now = wall_time()
+    if config.key_path is not None and config.cert_path is not None and config.trust_path is not None:
+        place = config.cert_path
+        found = load_identity_files(config.key_path, place, config.trust_path, now)
+    elif folder is None:
+        return current
+    else:
+        place = folder / FOLDER / _FILES["cert_path"]
+        finder = _Finder(config, folder, home / config.mesh_name / DEV_AUTHORITY, token_bytes, now)
+        with _disk_errors("persistence_path", folder), disk.locked(folder / "identity.lock"):
+            found = finder.reload(_stored(folder))
+    if found.mesh_id != current.mesh_id or found.node_id != current.node_id:
+        raise ConfigError("cert_path", str(place), f"{place} is of another node or mesh than the one that runs")
+    if found.bundle.body != current.bundle.body:
+        why = "its authority bundle is another than the one in force: restart the node to use it"
+        raise ConfigError("trust_path", str(config.trust_path or place.with_name("trust.pem")), why)
+    if found.admission.serial < current.admission.serial:
+        raise ConfigError("cert_path", str(place), f"the admission in {place} is older than the one in force")
+    is_same = (found.key_pem, found.cert_pem, found.trust_pem) == (current.key_pem, current.cert_pem, current.trust_pem)
+    return current if is_same else found
+
+
 @attrs.frozen
 class _Finder:
     """What the ways to an identity have in common."""
@@ -226,6 +277,18 @@ class _Finder:
             "a join ticket in bootstrap_nodes (comes in a later version); or found_mesh=True to start a new mesh"
         )
         raise ConfigError("found_mesh", False, why)
+
+    def reload(self, stored: Identity | None) -> Identity:
+        """The stored identity of a node that runs, renewed if it is time."""
+        assert self.folder is not None
+        if stored is None:
+            place = self.folder / FOLDER
+            raise ConfigError("persistence_path", str(self.folder), f"the identity is gone from {place}: restore it")
+        if not self.config.dev_mode:
+            return self._use(stored, self._own_authority())
+        if not self.dev_folder.exists():
+            return self._use(stored, None)
+        return self._use(stored, Authority.load(self.dev_folder, token_bytes=self.token_bytes, field="dev_mode"))
 
     def _use(self, stored: Identity, authority: Authority | None) -> Identity:
         """A stored identity, renewed if it is time and an authority is at hand."""

@@ -641,6 +641,27 @@ async def test_a_clash_of_an_epoch_that_has_ended_is_resolved_too(tmp_path: Path
     assert restored.entries.state().fingerprint == peer.entries.state().fingerprint
 
 
+async def test_an_older_batch_of_the_same_number_does_not_keep_its_holder_apart(tmp_path: Path) -> None:
+    async def one_key(node: Node) -> None:
+        await node.entries.put(b"k", b"lost")
+
+    restored, lost = await Restored(tmp_path).put_back(one_key)
+    peer = Node(2)
+    await lost.gives(peer)
+    restored.wall.now += 0.1
+
+    def one_batch(connection: Any) -> None:
+        for key in (b"k", b"x"):
+            restored.entries._ledger.put(connection, key, b"new", None)
+
+    await restored.database.write(one_batch)
+    assert (await shows(restored, peer)).refused == 2
+    assert (await shows(peer, restored)).superseded == 1
+    assert (await shows(restored, peer)).new == 2
+    assert peer.entries.state().fingerprint == restored.entries.state().fingerprint
+    assert peer.entries.get(b"k").value == peer.entries.get(b"x").value == b"new"
+
+
 async def test_writes_in_the_commit_that_finds_a_clash_go_into_the_new_epoch(tmp_path: Path) -> None:
     restored, lost = await Restored(tmp_path).put_back(three_keys)
     peer, reader = Node(2), Node(3)
