@@ -169,36 +169,37 @@ class Life:
         self._renewal = renewal
         self._discovery: Discovery | None = None
         self._boot_id = world.token_bytes(16)
-        self._incarnation = 1
+        self._incarnation, self._extra_listeners = 1, 0
         self._has_outdone = self._is_copied = False
         self._state = ALIVE
         self._observed: list[str] = []
         self._hosts: list[str] = []
         self._main: Address | None = None
-        self._extra_listeners = 0
         self._supervisor: Supervisor | None = None
         self._trust = trust
         self.record = self._make_record()
+        self._servers = servers
+        self._furnish(time)
+
+    def _furnish(self, time: SteadyTime) -> None:
+        """Make the rooms of this life and tell them of each other."""
+        config, identity, world = self.config, self._identity, self._world
+        counters, trust, gossip = self._counters, self._trust, self.config.gossip
         self.view = View(
-            identity.node_id,
-            suspicion_timeout_s=config.gossip.suspicion_timeout_s,
-            redial_interval_s=config.gossip.redial_interval_s,
-            redial_interval_max_s=config.gossip.redial_interval_max_s,
-            forget_s=_FORGET_S,
-            chance=world.random,
-        )
-        interval_s = config.gossip.keepalive_interval_s
-        self.clock = _Clock(entries, self.links, self.view.present, time, interval_s)
+            identity.node_id, suspicion_timeout_s=gossip.suspicion_timeout_s,
+            redial_interval_s=gossip.redial_interval_s, redial_interval_max_s=gossip.redial_interval_max_s,
+            forget_s=_FORGET_S, chance=world.random,
+        )  # fmt: skip
+        self.clock = _Clock(self._entries, self.links, self.view.present, time, gossip.keepalive_interval_s)
         self.gossip = Gossip(
-            view=self.view, trust=trust, counters=counters, my_card=self._card,
-            on_outdated=self._outdo,
+            view=self.view, trust=trust, counters=counters, my_card=self._card, on_outdated=self._outdo,
         )  # fmt: skip
         self.courier = Courier(
-            node_id=identity.node_id, boot=boot, admission=identity.admission, trust=trust, topics=topics,
-            config=config, counters=counters, wall_time=world.wall_time, servers=servers,
+            node_id=identity.node_id, boot=self.boot, admission=identity.admission, trust=trust, topics=self._topics,
+            config=config, counters=counters, wall_time=world.wall_time, servers=self._servers,
             link=self._link, links=self.links,
         )  # fmt: skip
-        self.replication = Replication(entries, config=config, counters=counters, chance=world.random)
+        self.replication = Replication(self._entries, config=config, counters=counters, chance=world.random)
         routes: dict[type, Handler] = {**self.gossip.routes, **self.courier.routes, **self.replication.routes}
         self.pool = Pool(
             introduce=self._introduce, trust=trust, config=config, world=world, counters=counters, routes=routes,

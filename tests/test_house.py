@@ -22,8 +22,9 @@ PACKAGE = ROOT / "bms"
 
 # Lowest first: a room imports only from rooms before it (ARCHITECTURE.md).
 ROOMS = [
-    *("errors", "values", "config", "clock", "counters", "failpoints", "world", "geometry", "wire", "security", "net", "store"),
-    *("membership", "messaging", "data", "admission", "monitor", "supervisor", "reconfiguration", "renewal", "life", "mesh", "api"),
+    *("errors", "values", "config", "clock", "counters", "failpoints", "world", "geometry", "wire", "security"),
+    *("net", "store", "membership", "messaging", "data", "admission", "monitor", "supervisor", "reconfiguration"),
+    *("renewal", "life", "mesh", "api"),
     *("control", "client", "log", "cli", "testing"),
 ]
 # The package's face and its program start stand above all rooms.

@@ -4,6 +4,8 @@
     SIGTERM, SIGINT, `bms drain`        drains, leaves the mesh, exits 0
     end of standard input               the same, with the hidden option --exit-with-stdin
     a second signal                     ends at once, by the signal
+    SIGHUP                              reads file, environment and options again, and the identity's files; what cannot
+                                        change is logged, and then nothing has changed
     it cannot be made or bound          one line says why; exits 1
 
 Standard output carries one line, once the node serves: `ready NODE_ID ADDRESS`, or JSON. The log goes to standard
@@ -16,10 +18,11 @@ Its defaults differ from the library's where a program of its own wants others: 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +32,17 @@ import trio
 from ..config import Config, home, load
 from ..control import SOCKET_NAME
 from ..control.server import serve_control
-from ..errors import ConfigError, UnreachableError
+from ..errors import ConfigError, MeshError, UnreachableError
 from ..log import configure
 from ..mesh import Mesh, open_mesh
+from .notify import Notifier
 from .output import json_option
 from .program import Failed
 from .settings import overrides, set_option
 
 __all__ = ["up"]
+
+log = logging.getLogger("bms.cli")
 
 PORT = 7800
 _READ_BYTES = 1 << 12
@@ -49,13 +55,15 @@ _NO_IDENTITY = (
 class _Ending:
     """Whether the process was asked to end, and what to do about it at this stage."""
 
-    def __init__(self) -> None:
+    def __init__(self, notify: Notifier) -> None:
+        self.notify = notify
         self.asked = trio.Event()
         self.starting = trio.CancelScope()
         self.is_serving = False
 
     def ask(self) -> None:
         """End: by draining, or by giving up if the node is not serving yet."""
+        self.notify("STOPPING=1")
         self.asked.set()
         if not self.is_serving:
             self.starting.cancel()
@@ -74,11 +82,16 @@ class _Ending:
         self.ask()
 
 
-async def _serve(config: Config, form: str, *, exit_with_stdin: bool) -> None:
-    ending = _Ending()
-    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+async def _serve(read: Callable[[], Config], config: Config, form: str, *, exit_with_stdin: bool) -> None:
+    notify = Notifier.from_environment()
+    ending = _Ending(notify)
+    with (
+        trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
+        trio.open_signal_receiver(signal.SIGHUP) as hangups,
+    ):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ending.on_signal, signals)
+            nursery.start_soon(notify.watchdog)
             if exit_with_stdin:
                 nursery.start_soon(ending.on_end_of_input)
             with ending.starting:
@@ -86,7 +99,9 @@ async def _serve(config: Config, form: str, *, exit_with_stdin: bool) -> None:
                     path = _folder(mesh) / SOCKET_NAME
                     await control.start(_serve_control, mesh, path, ending)
                     ending.is_serving = True
+                    control.start_soon(_reload_on_hangup, mesh, read, hangups)
                     _announce(mesh, path, form)
+                    notify("READY=1")
                     await ending.asked.wait()
                     await mesh.stop()  # commands are answered until it has
                     control.cancel_scope.cancel()
@@ -95,6 +110,18 @@ async def _serve(config: Config, form: str, *, exit_with_stdin: bool) -> None:
 
 async def _serve_control(mesh: Mesh, path: Path, ending: _Ending, *, task_status: trio.TaskStatus[None]) -> None:
     await serve_control(mesh, path, on_stop=ending.ask, task_status=task_status)
+
+
+async def _reload_on_hangup(mesh: Mesh, read: Callable[[], Config], hangups: AsyncIterator[int]) -> None:
+    async for _ in hangups:
+        try:
+            done = await mesh.reconfigure(read())
+        except MeshError as error:
+            log.error("not reloaded, nothing has changed: %s", error)
+            continue
+        configure(mesh.config.log.level, mesh.config.log.format)
+        names = [*done.fields, *(["certificate"] if done.certificate else [])]
+        log.info("reloaded: %s", ", ".join(names) or "nothing is new")
 
 
 def _folder(mesh: Mesh) -> Path:
@@ -158,14 +185,19 @@ def up(
     """Run a node in the foreground.
 
     Prints one line when it serves. SIGTERM, SIGINT and `bms drain` let it finish and leave the mesh; a second signal
-    ends it at once.
+    ends it at once. SIGHUP reloads settings and certificate.
     """
     if home_folder is not None:
         os.environ["BMS_HOME"] = str(home_folder)
-    config = _config(file, _given(options) | overrides(pairs))
+    given = _given(options) | overrides(pairs)
+
+    def read() -> Config:
+        return _config(file, given)
+
+    config = read()
     configure(config.log.level, config.log.format)
     try:
-        trio.run(lambda: _serve(config, form, exit_with_stdin=exit_with_stdin))
+        trio.run(lambda: _serve(read, config, form, exit_with_stdin=exit_with_stdin))
     except* UnreachableError as group:
         raise Failed(str(group.exceptions[0])) from None  # its own address, not another node
     except* ConfigError as group:

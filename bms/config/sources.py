@@ -7,6 +7,7 @@ force.
     BMS_LISTEN_ADDRESS           listen_address
     BMS_LIMITS_FRAME_BYTES_MAX   limits.frame_bytes_max
     BMS_HOME                     no setting: the folder of all nodes (`home`)
+    BMS_FAILPOINTS               no setting: faults for tests (`bms.failpoints`)
 
 In the environment a list is separated by commas, a flag is true, false, 1, 0, yes or no, and an empty text stands for
 "none" where a setting may be that. Relative paths in a file are relative to the folder of the file, elsewhere to the
@@ -160,7 +161,7 @@ def _take_file(found: Gathered, fields: Fields, path: Path) -> None:
 def _take_environment(found: Gathered, fields: Fields, environ: Mapping[str, str]) -> None:
     variables = {"BMS_" + name.upper().replace(".", "_"): name for name in fields}
     for variable in sorted(environ):
-        if not variable.startswith("BMS_") or variable == "BMS_HOME":
+        if not variable.startswith("BMS_") or variable in ("BMS_HOME", "BMS_FAILPOINTS"):
             continue
         place = f"in the environment variable {variable}"
         if variable not in variables:

@@ -22,6 +22,7 @@ from typing import Any
 
 import apsw
 
+from .. import failpoints
 from ..clock import DRIFT_MS_MAX, HybridClock
 from ..errors import NotFoundError
 from ..security.keys import NodeKey
@@ -391,6 +392,8 @@ class Ledger:
                     tally.keys.append(item.entry.key)
         if row is not None and not is_copy and checked.leaves is not None and not row[2]:
             connection.execute("UPDATE batches SET leaves=? WHERE batch=?", (checked.leaves, batch))
+        if failpoints.ARMED:
+            failpoints.hit("data.in_apply")
 
     # ------------------------------------------------------------------ a store that was put back
 
@@ -530,5 +533,9 @@ def _advance(connection: apsw.Connection, advance: Advance) -> None:
     row = connection.execute(QUERIES["cursor"], (advance.node,)).fetchone()
     position = row[1] if row is not None and row[0] == to_sql(advance.epoch) else 0
     if advance.after <= position < advance.upto:
+        if failpoints.ARMED:
+            failpoints.hit("data.before_cursor")
         values = (advance.node, to_sql(advance.epoch), advance.upto)
         connection.execute("INSERT OR REPLACE INTO cursors VALUES(?,?,?)", values)
+        if failpoints.ARMED:
+            failpoints.hit("data.after_cursor")

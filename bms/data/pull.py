@@ -25,6 +25,7 @@ from typing import Any, Protocol, TypeVar
 import attrs
 import trio
 
+from .. import failpoints
 from ..errors import MeshError, RemoteProtocolError
 from ..values import NodeId
 from ..wire.messages import AnyMessage, Chunks, ChunksGet, Entries, EntriesGet, Ids, IdsGet
@@ -189,6 +190,8 @@ class Puller:
             self._tally.entries_received += applied.new
             if not applied.wanted or not await self.fetch_chunks(applied.wanted):
                 return applied
+            if failpoints.ARMED:
+                failpoints.hit("data.before_blob_entry")
         raise RemoteProtocolError("a blob's tree does not end")
 
     async def fetch_chunks(self, wanted: Sequence[bytes]) -> bool:

@@ -36,6 +36,7 @@ from typing import Any
 import attrs
 import trio
 
+from .. import failpoints
 from ..config import Config
 from ..counters import Counters
 from ..errors import LimitError, MeshError, NotFoundError, RemoteProtocolError, StoreError, UnreachableError
@@ -240,6 +241,8 @@ class Replication:
         if not commit.local:
             self._waiting_changed.set()
             return
+        if failpoints.ARMED:
+            failpoints.hit("data.before_push")
         links = {peer.link.node_id: peer for peer in self._peers.values() if peer.link.is_open}
         if not links:
             return

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import trio
 
+from .. import failpoints
 from ..config import Config
 from ..counters import Counters
 from ..errors import LocalProtocolError, MeshError, RefusedError, RemoteProtocolError
@@ -61,6 +62,8 @@ class Registry:
             os.close(fd)
             raise
         self._fd, self._path, self._addresses = fd, path, addresses
+        if failpoints.ARMED:
+            failpoints.hit("registry.published")
 
     def is_published(self, addresses: list[Address]) -> bool:
         """Whether this node's file is still there and says that. Whoever removed an earlier one may have hit it."""

@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from .. import failpoints
 from ..errors import ConfigError
 
 __all__ = ["finish_replacing", "locked", "read_file", "replace_files", "write_folder"]
@@ -74,8 +75,12 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     scratch = path.with_name(f".{path.name}.new")
     _fill(scratch, files)
+    if failpoints.ARMED:
+        failpoints.hit("identity.before_rename")
     os.rename(scratch, path)
     _flush(path.parent)
+    if failpoints.ARMED:
+        failpoints.hit("identity.written")
 
 
 def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -36,6 +36,7 @@ import apsw
 import outcome
 import trio
 
+from .. import failpoints
 from ..errors import ClosedError, StoreError
 from .folder import FolderLock, open_connection, open_memory, store_error
 
@@ -305,7 +306,11 @@ class Database:
                     job.outcome = outcome.Error(failure)
             writer.execute("RELEASE job")
         after = [participant.finish(writer) for participant in self._participants]
+        if failpoints.ARMED:
+            failpoints.hit("store.before_commit")
         writer.execute("COMMIT")
+        if failpoints.ARMED:
+            failpoints.hit("store.after_commit")
         return [callback for callback in after if callback is not None]
 
     # ------------------------------------------------------------------ reading
@@ -368,7 +373,11 @@ class Database:
         while self._room:
             self._room.popleft().set()
         for connection in {id(c): c for c in (self._reader, self._writer)}.values():
+            if failpoints.ARMED and connection is self._writer:
+                failpoints.hit("store.before_checkpoint")
             connection.close(True)
+        if failpoints.ARMED:
+            failpoints.hit("store.after_checkpoint")
         if self._lock is not None:
             self._lock.release()
 

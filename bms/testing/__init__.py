@@ -8,6 +8,7 @@ The same seed gives the same run, event for event. See docs/how-to/test-your-pro
     fixtures                                                    the same for pytest: `sim_world`, `mesh_cluster`
     Scenario, run_scenario, shrink                              worlds with a workload, faults and checkers, from files
     Heap, ViewMesh                                              plain machines by the thousand, without Trio
+    proxy, namespaces                                           bad networks between real programs, in real time
 
 `python -m bms.testing SCENARIO --seeds 100` runs scenario files. Nothing here is loaded by `import bms`.
 """

@@ -82,12 +82,12 @@ class DatagramLine(Line):
 class Way:
     """One direction through a proxy. `line` may be replaced at any time; what is under way keeps its time."""
 
-    def __init__(self, name: str, line: Line, chance: random.Random, fired: Counter[str]) -> None:
+    def __init__(self, name: str, line: Line, seed: int, fired: Counter[str]) -> None:
         self.name = name
         self.line = line
         self.opened = trio.Event()
         self.opened.set()
-        self._chance = chance
+        self._chance = random.Random(f"{seed} {name}")
         self._fired = fired
         self._free_at = -math.inf
 
@@ -216,11 +216,10 @@ class TcpProxy:
     """A running proxy for streams; made by `open_proxy`."""
 
     def __init__(self, seed: int, line: Line, back: Line) -> None:
-        chance = random.Random(seed)
         self.fired: Counter[str] = Counter()
         """What faults really did: "stall", "held", "cut", "refused"; and "connections" and "bytes" that passed."""
-        self.forth = Way("forth", line, chance, self.fired)
-        self.back = Way("back", back, chance, self.fired)
+        self.forth = Way("forth", line, seed, self.fired)
+        self.back = Way("back", back, seed, self.fired)
         self.is_refusing = False
         self.address = Address("127.0.0.1", 0)
         self._target: Address | None = None
@@ -312,11 +311,10 @@ class DatagramProxy:
     """A running proxy for datagrams; made by `open_datagram_proxy`. The target sees an address for each sender."""
 
     def __init__(self, seed: int, line: Line, back: Line, sock: trio.socket.SocketType) -> None:
-        chance = random.Random(seed)
         self.fired: Counter[str] = Counter()
         """What was done: "loss", "duplicate", "overtaken", "blocked", "dropped" (a bound); "datagrams" that passed."""
-        self.forth = Way("forth", line, chance, self.fired)
-        self.back = Way("back", back, chance, self.fired)
+        self.forth = Way("forth", line, seed, self.fired)
+        self.back = Way("back", back, seed, self.fired)
         self.address = Address(*sock.getsockname()[:2])
         self._target: Address | None = None
         self._socket = sock
