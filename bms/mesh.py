@@ -33,7 +33,7 @@ from .messaging.courier import RequestServer
 from .messaging.topics import Subscription, Topics
 from .reconfiguration import plan
 from .renewal import Renewal
-from .security.identity import Identity, identity_paths, load_or_make_identity, reload_identity
+from .security.identity import Identity, identity_paths, load_or_make_identity, reload_identity, require_way
 from .security.trust import READ, Trust
 from .store.database import Database
 from .supervisor import Condition
@@ -626,12 +626,15 @@ class Mesh:
             "cache_bytes": config.store.cache_bytes,
         }
         if not config.enable_persistence:
+            require_way(config, None)
             return Database(None, **options), None
+        path = config.persistence_path and config.persistence_path / "data.sqlite"
         if config.db_url is not None:
             path = Path(config.db_url.removeprefix("sqlite:///"))
+        if path is not None:
+            require_way(config, path.parent)
             return Database(path, **options), path.parent
-        if config.persistence_path is not None:
-            return Database(config.persistence_path / "data.sqlite", **options), config.persistence_path
+        require_way(config, self._home / config.mesh_name / config.node_name)
         for number in range(1, _FOLDERS_MAX + 1):
             name = config.node_name if number == 1 else f"{config.node_name}-{number}"
             folder = self._home / config.mesh_name / name

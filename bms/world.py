@@ -104,8 +104,9 @@ def _global_ipv6() -> list[str]:
 class World:
     """The outside, with the real one as default.
 
-    `wall_time` gives Unix seconds, `monotonic` seconds that nobody sets, `token_bytes` secret random bytes, `random` chance for jitter and shuffling.
-    `threads` False makes the store run on the caller's thread, for clocks that do not see threads.
+    `wall_time` gives Unix seconds, `monotonic` seconds that nobody sets, `token_bytes` secret random bytes, `random`
+    chance for jitter and shuffling. `threads` False makes the store run on the caller's thread, for clocks that do not
+    see threads.
 
     What is None is the real thing: `secure(stream, identity, server_side)` puts a `net.tls.Channel` on a stream (TLS),
     `home` is the folder of all nodes (`config.home()`), `vfs` the name of SQLite's file system (the system's), and

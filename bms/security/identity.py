@@ -46,6 +46,7 @@ __all__ = [
     "load_identity_files",
     "load_or_make_identity",
     "reload_identity",
+    "require_way",
 ]
 
 log = logging.getLogger("bms.security")
@@ -254,6 +255,23 @@ def reload_identity(
     return current if is_same else found
 
 
+def require_way(config: Config, folder: Path | None) -> None:
+    """Raise the ConfigError that names all ways to an identity, if there is none: before anything is made for the node."""
+    given = config.cert_path or config.key_path or config.trust_path
+    stored = folder is not None and (folder / FOLDER).exists()
+    if not (given or stored or config.dev_mode or config.found_mesh):
+        raise _no_way()
+
+
+def _no_way() -> ConfigError:
+    why = (
+        "this node has no identity yet. Choose one: dev_mode=True (for trying things out on this machine); "
+        "cert_path, key_path and trust_path with files that the mesh's founder made (bms identity issue); "
+        "a join ticket in bootstrap_nodes (comes in a later version); or found_mesh=True to start a new mesh"
+    )
+    return ConfigError("found_mesh", False, why)
+
+
 @attrs.frozen
 class _Finder:
     """What the ways to an identity have in common."""
@@ -271,12 +289,7 @@ class _Finder:
             return self._use(stored, self._own_authority())
         if self.config.found_mesh:
             return self._found()
-        why = (
-            "this node has no identity yet. Choose one: dev_mode=True (for trying things out on this machine); "
-            "cert_path, key_path and trust_path with files that the mesh's founder made (bms identity issue); "
-            "a join ticket in bootstrap_nodes (comes in a later version); or found_mesh=True to start a new mesh"
-        )
-        raise ConfigError("found_mesh", False, why)
+        raise _no_way()
 
     def reload(self, stored: Identity | None) -> Identity:
         """The stored identity of a node that runs, renewed if it is time."""

@@ -185,7 +185,10 @@ class Database:
         """
         self._check_open()
         if not self._threads:
-            await (trio.lowlevel.checkpoint_if_cancelled() if self._disk_wait is None else self._disk_wait())
+            if self._disk_wait is None:
+                await trio.lowlevel.checkpoint_if_cancelled()
+            else:
+                await self._disk_wait()
             result = self.write_now(operation)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return result

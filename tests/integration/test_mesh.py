@@ -427,3 +427,9 @@ async def test_a_node_whose_clock_is_wrong_stamps_its_first_write_with_the_meshs
         await until(lambda: one.data_summary().fingerprint == wrong.data_summary().fingerprint)
         assert (await wrong.retrieve_data("k")).value == b"second"
         await wrong.shutdown()
+
+
+def test_a_node_without_an_identity_is_refused_before_anything_is_made(bms_home: Path) -> None:
+    with pytest.raises(bms.ConfigError, match=r"dev_mode.*cert_path.*ticket.*found_mesh"):
+        bms.init()
+    assert not bms_home.exists()
