@@ -256,7 +256,7 @@ def reload_identity(
 
 
 def require_way(config: Config, folder: Path | None) -> None:
-    """Raise the ConfigError that names all ways to an identity, if there is none: before anything is made for the node."""
+    """Raise the ConfigError that names all ways to an identity, if there is none, before anything is made."""
     given = config.cert_path or config.key_path or config.trust_path
     stored = folder is not None and (folder / FOLDER).exists()
     if not (given or stored or config.dev_mode or config.found_mesh):
