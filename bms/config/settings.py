@@ -172,8 +172,8 @@ class LimitsConfig:
     )
     topics_max: int = count(
         (1000, 1, 1_000_000),
-        "Topics that may hold messages to which nobody has subscribed yet.",
-        "bounds what a peer can pile up under invented topics",
+        "Topics to which nobody has subscribed yet that may hold messages of one sender.",
+        "with the two bounds above, which hold for all of them together, what a peer can pile up",
     )
     body_bytes_max: int = amount(
         (768 * KIB, KIB, 16 * MIB - FRAME_HEADROOM),

@@ -1,12 +1,13 @@
-"""What waits for the program: one bounded queue a subscriber, and one a topic nobody has subscribed to yet.
+"""What waits for the program: one bounded queue a subscriber, and a shelf a sender for topics nobody subscribed to yet.
 
 A direct message is taken only if every subscriber of its topic has room; otherwise its sender is told to try again, so
 a slow program pushes back. A broadcast never waits: a full subscriber loses it and finds a `Missed` in its place.
 Direct messages for a topic without a subscriber are held, bounded, for the first who comes; broadcasts for it are
 dropped.
 
-Each queue is bounded by `limits.inbox_messages_max` and `limits.inbox_bytes_max`, and so is all that is held, in all
-topics together, so that nobody fills the memory by inventing topics; those that hold something by `limits.topics_max`.
+Each queue is bounded by `limits.inbox_messages_max` and `limits.inbox_bytes_max`. So is all that is held of one sender,
+in all topics together, of which it may use `limits.topics_max`: nobody fills the memory by inventing topics, or takes
+another's room.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import trio
 from ..config import Config
 from ..counters import Counters
 from ..errors import ClosedError
-from ..values import Message, Missed
+from ..values import Message, Missed, NodeId
 
 __all__ = ["Subscription", "Topics"]
 
@@ -61,6 +62,30 @@ class _Queue:
         return item
 
 
+class _Shelf:
+    """What is held of one sender, by topic; all of it together has the bounds of one queue."""
+
+    def __init__(self, config: Config) -> None:
+        self.limits = config.limits
+        self.all = _Queue(config)
+        self.topics: dict[str, list[Message]] = {}
+
+    def put(self, message: Message) -> bool:
+        if message.topic not in self.topics and len(self.topics) >= self.limits.topics_max:
+            return False
+        if not self.all.has_room(message):
+            return False
+        self.topics.setdefault(message.topic, []).append(message)
+        self.all.count(message)
+        return True
+
+    def take(self, topic: str, queue: _Queue) -> None:
+        for message in self.topics.pop(topic, ()):
+            queue.push(message)
+            self.all.messages -= 1
+            self.all.bytes -= len(message.body)
+
+
 class Subscription:
     """An async iterator of `Message` and `Missed`, live from the moment it is entered."""
 
@@ -97,8 +122,7 @@ class Topics:
         self._config = config
         self._counters = counters
         self._subscribers: dict[str, list[Subscription]] = {}
-        self._held: dict[str, _Queue] = {}
-        self._held_total = _Queue(config)  # counts only: all topics together have the bounds of one queue
+        self._shelves: dict[NodeId, _Shelf] = {}
         self._is_closed = False
 
     @asynccontextmanager
@@ -106,11 +130,13 @@ class Topics:
         """Get what comes on `topic` from now on, first what was held for it. ClosedError after `close`."""
         if self._is_closed:
             raise ClosedError("the mesh is stopped")
-        queue = None if self._subscribers.get(topic) else self._held.pop(topic, None)
-        if queue is not None:
-            self._held_total.messages -= queue.messages
-            self._held_total.bytes -= queue.bytes
-        subscription = Subscription(queue or _Queue(self._config))
+        queue = _Queue(self._config)
+        if not self._subscribers.get(topic):
+            for sender, shelf in list(self._shelves.items()):
+                shelf.take(topic, queue)
+                if not shelf.topics:
+                    del self._shelves[sender]
+        subscription = Subscription(queue)
         self._subscribers.setdefault(topic, []).append(subscription)
         try:
             yield subscription
@@ -124,16 +150,10 @@ class Topics:
         """Deliver a direct message; False if somebody's queue is full: then nobody got it."""
         subscribers = self._subscribers.get(message.topic)
         if subscribers is None:
-            held = self._held.get(message.topic)
-            if held is None and len(self._held) >= self._config.limits.topics_max:
-                return False
-            if not self._held_total.has_room(message):
-                return False
-            if held is None:
-                held = self._held[message.topic] = _Queue(self._config)
-            held.push(message)
-            self._held_total.count(message)
-            return True
+            shelf = self._shelves.get(message.sender)
+            if shelf is None:
+                shelf = self._shelves[message.sender] = _Shelf(self._config)
+            return shelf.put(message)
         if not all(subscription._queue.has_room(message) for subscription in subscribers):
             return False
         for subscription in subscribers:
@@ -154,14 +174,16 @@ class Topics:
     def waiting(self) -> int:
         """How many messages wait in all queues."""
         queues = [s._queue for subscribers in self._subscribers.values() for s in subscribers]
-        return sum(queue.messages for queue in [*queues, *self._held.values()])
+        return sum(queue.messages for queue in queues) + sum(shelf.all.messages for shelf in self._shelves.values())
 
     def reconfigure(self, config: Config) -> None:
         """Use new limits at once; what waits already stays."""
         self._config = config
-        subscribed = [s._queue for subscribers in self._subscribers.values() for s in subscribers]
-        for queue in [self._held_total, *self._held.values(), *subscribed]:
-            queue.limits = config.limits
+        for shelf in self._shelves.values():
+            shelf.limits = shelf.all.limits = config.limits
+        for subscribers in self._subscribers.values():
+            for subscription in subscribers:
+                subscription._queue.limits = config.limits
 
     def open(self) -> None:
         """Take subscribers (again)."""

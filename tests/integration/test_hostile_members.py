@@ -379,11 +379,10 @@ async def test_topics_without_end_hold_a_bounded_number_of_messages(tmp_path: Pa
         boot = scene.mesh._life.boot  # type: ignore[union-attr]
         await raw.send(*(Note(n, boot, n, f"topic-{n % 100}", b"x", 0) for n in range(1, 1001)))
         answers = [await raw.receive_a(Ok, Error) for _ in range(1000)]
-        assert sum(isinstance(answer, Ok) for answer in answers) == 100
+        assert sum(isinstance(answer, Ok) for answer in answers) == 5, "all it may have waiting, however many topics"
         assert {answer.kind for answer in answers if isinstance(answer, Error)} == {"busy"}
-        assert scene.mesh._topics.waiting() == 100
+        assert scene.mesh._topics.waiting() == 5
         await raw.cut()
-        scene.mesh._topics._held.clear()  # so that the honest member who comes next has room
 
 
 async def test_counters_that_jump_or_repeat_deliver_each_message_once(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import attrs
 import pytest
 import trio
 import trio.testing
@@ -167,11 +168,13 @@ async def test_a_topic_without_subscribers_left_holds_again() -> None:
     assert inbox.waiting() == 1
 
 
-def test_inventing_topics_does_not_hold_more_than_one_queue_may() -> None:
-    topics = Topics(Config(limits={"inbox_messages_max": 10, "inbox_bytes_max": 1024 * 1024}), Counters())
-    taken = [topics.offer(message(f"invented {number}", b"x")) for number in range(30)]
-    assert taken == [True] * 10 + [False] * 20
+def test_inventing_topics_does_not_hold_more_than_one_queue_may_and_takes_nobody_elses_room() -> None:
+    topics = Topics(Config(limits={"inbox_messages_max": 10, "topics_max": 5}), Counters())
+    taken = [topics.offer(message(f"invented {number % 20}", b"x")) for number in range(100)]
+    assert sum(taken) == 10
     assert topics.waiting() == 10
+    other = attrs.evolve(message("honest", b"y"), sender=NodeId("f" * 64))
+    assert topics.offer(other)
 
 
 async def test_what_a_subscriber_took_over_makes_room_for_other_topics() -> None:
