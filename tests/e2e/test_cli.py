@@ -288,13 +288,16 @@ async def test_an_interrupt_while_importing_leaves_no_traceback(
     assert process.stdout is not None
     async with process.stdout, process.stderr:
         text, sent = b"", False
-        with trio.fail_after(SECONDS):
-            while data := await process.stderr.receive_some():
-                text += data
-                if not sent and f"| {module}\n".encode() in text.replace(b"  ", b""):
-                    process.send_signal(signal.SIGINT)
-                    sent = True
-            status = await process.wait()
+        try:
+            with trio.fail_after(SECONDS):
+                while data := await process.stderr.receive_some():
+                    text += data
+                    if not sent and f"| {module}\n".encode() in text.replace(b"  ", b""):
+                        process.send_signal(signal.SIGINT)
+                        sent = True
+                status = await process.wait()
+        finally:
+            process.kill()  # harmless when it has ended
     assert sent
     assert b"Traceback" not in text
     assert b"KeyboardInterrupt" not in text
