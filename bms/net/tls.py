@@ -18,6 +18,7 @@ certificate names a node, not a host).
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
@@ -81,6 +82,20 @@ class TlsContexts:
     client: ssl.SSLContext
 
 
+class _Socket(ssl.SSLSocket):
+    """`ssl.SSLSocket`, which reads once if the peer went away while it was being made, and stays open if that fails:
+    nobody holds it then. A channel reads with `read`, so this is the only use of `recv`.
+    """
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        try:
+            return super().recv(buflen, flags)
+        except OSError as error:
+            if error.errno not in (errno.ENOTCONN, errno.EINVAL):
+                self.close()
+            raise
+
+
 def _load_chain(context: ssl.SSLContext, cert_pem: bytes, key_pem: bytes) -> None:
     """Load a chain from memory. OpenSSL's loader takes only paths: an unnamed file is the path where there is one."""
     if sys.platform == "linux":
@@ -109,6 +124,7 @@ def make_contexts(identity: Identity) -> TlsContexts:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=roots)
         context.set_alpn_protocols([ALPN])
+        context.sslsocket_class = _Socket
         _load_chain(context, identity.cert_pem, identity.key_pem)
         contexts.append(context)
     contexts[0].num_tickets = 0
