@@ -34,10 +34,13 @@ if TYPE_CHECKING:
         UnreachableError,
         VersionConflictError,
     )
+    from .geometry import bellande_path, bellande_step
+    from .membership.watching import NodeWatch
     from .mesh import Changes, DataSummary, Mesh, Stats, init, open_mesh
     from .messaging.topics import Subscription
+    from .roster import Topology, TopologyLink
     from .supervisor import Condition
-    from .values import Address, KeyInfo, Message, Missed, Node, NodeId, NodeState, Value, Version
+    from .values import Address, KeyInfo, Message, Missed, Node, NodeEvent, NodeId, NodeState, Value, Version
     from .world import World
 
 __all__ = [
@@ -58,8 +61,10 @@ __all__ = [
     "Message",
     "Missed",
     "Node",
+    "NodeEvent",
     "NodeId",
     "NodeState",
+    "NodeWatch",
     "NotFoundError",
     "PeerSync",
     "ProtocolError",
@@ -71,11 +76,15 @@ __all__ = [
     "StoreError",
     "Subscription",
     "SyncReport",
+    "Topology",
+    "TopologyLink",
     "UnreachableError",
     "Value",
     "Version",
     "VersionConflictError",
     "World",
+    "bellande_path",
+    "bellande_step",
     "init",
     "open_mesh",
 ]
@@ -83,7 +92,11 @@ __all__ = [
 __version__ = "0.1.0"
 
 # Where names are looked for, the cheap rooms first.
-_ROOMS = (".errors", ".values", ".config", ".world", ".data.replication", ".messaging.topics", ".supervisor", ".mesh")
+_ROOMS = (
+    *(".errors", ".values", ".config", ".geometry", ".world"),
+    *(".data.replication", ".messaging.topics", ".supervisor"),
+    *(".membership.watching", ".roster", ".mesh"),
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -33,9 +33,16 @@ POINTS: dict[str, tuple[str, bool]] = {
     "data.before_blob_entry": ("the chunks of another node's value are on disk, its entry is not", True),
     "data.before_cursor": ("entries of a push are written, the cursor has not moved", True),
     "data.after_cursor": ("the cursor has moved, the transaction is open", True),
+    "data.before_sync_cursor": ("a sync found the stores equal, the cursor has not moved to there", True),
+    "data.after_sync_cursor": ("it has, the transaction is open", True),
     "identity.before_rename": ("a new identity or authority is on disk under its scratch name", True),
     "identity.written": ("it is in its place", False),
+    "identity.before_commit": ("a renewed certificate and its key are on disk under a scratch name", True),
+    "identity.committed": ("they are the ones that count, and none of both is in its place yet", True),
+    "identity.moved": ("one of both is in its place", True),
     "registry.published": ("the file that tells other nodes of this machine where this one is has been written", False),
+    "snapshot.written": ("a new peer snapshot is on disk under its scratch name", True),
+    "snapshot.renamed": ("it is in the place of the old one, the folder is not yet flushed", True),
 }
 """Each name: where it is, and whether `raise` is allowed there, since something in that place can fail."""
 

@@ -4,11 +4,12 @@ A node's identity and store outlive its lives; the boot, the links and the view 
 stop in reverse):
 
     links        owns the tasks of dialed links                   (net.pool)
-    membership   drives the view, dials members                   (membership.gossip)
+    membership   says who is there, dials members                 (membership.gossip)
     data         pushes and reconciles entries                    (data.replication), unless replication is off
     clock        moves the clock to the median of the members'
-    identity     takes up new certificates                        (renewal), unless the identity is in memory alone
+    identity     renews the certificate, takes up new files       (renewal)
     listener     accepts connections; its address is known when it has started
+    datagrams    takes sealed packets, at the listener's port     (net.datagrams)
     discovery    looks for first addresses                        (membership.discovery)
 
 Routing is decided here once: each message type belongs to one room. Events of links go to the rooms in a fixed order.
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 import trio
@@ -28,18 +29,21 @@ from .config import Config
 from .counters import Counters
 from .data.entries import Entries
 from .data.replication import Replication
-from .errors import UnreachableError
-from .membership.discovery import Discovery, Registry
+from .errors import LocalProtocolError, RemoteProtocolError, UnreachableError
+from .membership.candidates import Finding
+from .membership.discovery import Discovery
 from .membership.gossip import Gossip
-from .membership.view import View
+from .membership.registry import Registry
+from .membership.snapshot import Snapshot
 from .messaging.courier import Courier, RequestServer
 from .messaging.topics import Topics
+from .net.datagrams import Datagrams
 from .net.handshake import VERSIONS, DuplicateLinkError, Introduction
 from .net.link import Handler, Link
 from .net.pool import Pool
 from .renewal import Renewal
 from .security.identity import Identity
-from .security.records import ALIVE, LEFT, TCP, NodeRecord
+from .security.records import ALIVE, LEFT, TCP, UDP, NodeRecord
 from .security.trust import Trust
 from .supervisor import Condition, Supervisor
 from .values import Address, NodeId
@@ -49,27 +53,29 @@ __all__ = ["Life"]
 
 log = logging.getLogger("bms")
 
-_FORGET_S = 86_400.0
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _CLOCK_WARN_MS = 1_000
 _SETTLE_S = 2.0
 _LOOK_S = 0.02
+_PLACES_MAX = 16
+_FAREWELL_S = 1.0
 
 
 class _Listener:
-    """The subsystem behind `listen_address`."""
+    """A subsystem that serves at an address: `listen` is the pool's or the datagrams'."""
 
-    name = "listener"
-
-    def __init__(self, address: Address, pool: Pool, bound: Callable[[Address], None]) -> None:
+    def __init__(
+        self, name: str, address: Address, listen: Callable[..., Awaitable[None]], bound: Callable[[Address], None]
+    ) -> None:
+        self.name = name
         self._address = address
-        self._pool = pool
+        self._listen = listen
         self._bound = bound
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Listen and serve; a port chosen by the system is kept across restarts."""
         async with trio.open_nursery() as nursery:
-            self._address = await nursery.start(self._pool.listen, self._address)
+            self._address = await nursery.start(self._listen, self._address)
             self._bound(self._address)
             task_status.started()
 
@@ -153,19 +159,24 @@ class Life:
         servers: dict[str, RequestServer],
         boot: int,
         registry_folder: Path | None,
+        folder: Path | None,
         time: SteadyTime,
-        renewal: Renewal | None,
+        renewal: Renewal,
+        tags: dict[str, str],
     ) -> None:
         self.config = config
+        self._tags = tags
         self.boot = boot
         self.started_at = world.wall_time()
         self.listening: list[Address] = []
+        self.listening_udp: list[Address] = []
         self._world = world
         self._identity = identity
         self._entries = entries
         self._topics = topics
         self._counters = counters
         self._registry_folder = registry_folder
+        self._snapshot = None if folder is None else Snapshot(folder, identity.mesh_id)
         self._renewal = renewal
         self._discovery: Discovery | None = None
         self._boot_id = world.token_bytes(16)
@@ -175,6 +186,7 @@ class Life:
         self._observed: list[str] = []
         self._hosts: list[str] = []
         self._main: Address | None = None
+        self._main_udp: Address | None = None
         self._supervisor: Supervisor | None = None
         self._trust = trust
         self.record = self._make_record()
@@ -184,16 +196,18 @@ class Life:
     def _furnish(self, time: SteadyTime) -> None:
         """Make the rooms of this life and tell them of each other."""
         config, identity, world = self.config, self._identity, self._world
-        counters, trust, gossip = self._counters, self._trust, self.config.gossip
-        self.view = View(
-            identity.node_id, suspicion_timeout_s=gossip.suspicion_timeout_s,
-            redial_interval_s=gossip.redial_interval_s, redial_interval_max_s=gossip.redial_interval_max_s,
-            forget_s=_FORGET_S, chance=world.random,
-        )  # fmt: skip
-        self.clock = _Clock(self._entries, self.links, self.view.present, time, gossip.keepalive_interval_s)
+        counters, trust, gossip = self._counters, self._trust, config.gossip
         self.gossip = Gossip(
-            view=self.view, trust=trust, counters=counters, my_card=self._card, on_outdated=self._outdo,
+            identity=identity, trust=trust, config=config, counters=counters, chance=world.random,
+            my_record=lambda: self.record, sign=self._sign, on_outdated=self._outdo,
         )  # fmt: skip
+        self.view, self.swim = self.gossip.view, self.gossip.swim
+        self.datagrams = self.gossip.datagrams = Datagrams(
+            box_keys=lambda: [self._identity.box_key], my_record=lambda: self.record, record_of=self._record_of,
+            on_packet=self._packet, counters=counters, world=world,
+        )  # fmt: skip
+        others = lambda: self.swim.present  # noqa: E731
+        self.clock = _Clock(self._entries, self.links, others, time, gossip.keepalive_interval_s)
         self.courier = Courier(
             node_id=identity.node_id, boot=self.boot, admission=identity.admission, trust=trust, topics=self._topics,
             config=config, counters=counters, wall_time=world.wall_time, servers=self._servers,
@@ -221,9 +235,9 @@ class Life:
             if not self._expects_peers():
                 self.clock.settled.set()
             await supervisor.start(self.clock)
-            if self._renewal is not None:
-                await supervisor.start(self._renewal)
+            await supervisor.start(self._renewal)
             await self.start_listener()
+            await self._start_datagrams()
             await self.start_discovery()
         except BaseException:
             await self.stop(0)
@@ -232,11 +246,23 @@ class Life:
     async def start_listener(self, address: Address | None = None) -> None:
         """Bind `address`, or else `listen_address`; UnreachableError if that cannot be."""
         assert self._supervisor is not None
-        if address is None:
-            address = Address.parse(self.config.listen_address)
-            if self.config.tcp_port is not None:
-                address = Address(address.host, self.config.tcp_port)
-        await self._supervisor.start(_Listener(address, self.pool, self._bound))
+        await self._supervisor.start(
+            _Listener("listener", address or self.config.tcp_address, self.pool.listen, self._bound)
+        )
+
+    async def _start_datagrams(self) -> None:
+        """Bind UDP beside the listener; where its port is taken, any other will do if none was asked for."""
+        assert self._supervisor is not None
+        assert self._main is not None
+        asked = self.config.udp_port
+        address = Address(self._main.host, self._main.port if asked is None else asked)
+        try:
+            await self._supervisor.start(_Listener("datagrams", address, self.datagrams.listen, self._bound_udp))
+        except UnreachableError:
+            if asked is not None or self.config.tcp_address.port:
+                raise
+            address = Address(address.host, 0)
+            await self._supervisor.start(_Listener("datagrams", address, self.datagrams.listen, self._bound_udp))
 
     async def start_data(self) -> None:
         """Exchange entries with every linked peer."""
@@ -249,37 +275,56 @@ class Life:
         """Whether there is somebody to learn the mesh's time from."""
         if self.config.bootstrap_nodes:
             return True
-        folder = self._registry_folder
-        return folder is not None and self.config.enable_discovery and bool(Registry(folder).others())
+        if not self.config.enable_discovery:
+            return False
+        folder, snapshot = self._registry_folder, self._snapshot
+        return (snapshot is not None and snapshot.path.exists()) or (
+            folder is not None and bool(Registry(folder).others())
+        )
 
     async def start_discovery(self) -> None:
         """Look for the mesh as the configuration says."""
         assert self._supervisor is not None
         registry = None if self._registry_folder is None else Registry(self._registry_folder)
         self._discovery = Discovery(
-            config=self.config, pool=self.pool, view=self.view, registry=registry, boot=self.boot,
-            my_addresses=self.addresses, counters=self._counters,
+            config=self.config, world=self._world, mesh_id=self._identity.mesh_id, pool=self.pool, view=self.view,
+            registry=registry, snapshot=self._snapshot, boot=self.boot, my_addresses=self.addresses,
+            counters=self._counters,
         )  # fmt: skip
         await self._supervisor.start(self._discovery)
 
+    def found(self) -> list[Finding]:
+        """Where this node has looked for others, and what became of it."""
+        return [] if self._discovery is None else self._discovery.found()
+
     async def listen(self, address: Address) -> Address:
         """One more listener; the bound address."""
+        assert self._supervisor is not None
+        return await self._listen_besides(address, self.pool.listen, self.listening, "listener")
+
+    async def listen_udp(self, address: Address) -> Address:
+        """Take datagrams at one more address; the bound one."""
+        return await self._listen_besides(address, self.datagrams.listen, self.listening_udp, "datagrams")
+
+    async def _listen_besides(
+        self, address: Address, listen: Callable[..., Awaitable[None]], listening: list[Address], name: str
+    ) -> Address:
         assert self._supervisor is not None
         bound: list[Address] = []
 
         def remember(address: Address) -> None:
             bound.append(address)
-            if address not in self.listening:  # otherwise it is bound again, after a crash
-                self.listening.append(address)
+            if address not in listening:  # otherwise it is bound again, after a crash
+                listening.append(address)
                 self._renew()
 
-        listener = _Listener(address, self.pool, remember)
         self._extra_listeners += 1
-        listener.name = f"listener {address} {self._extra_listeners}"
         try:
-            await self._supervisor.start(listener)
+            await self._supervisor.start(
+                _Listener(f"{name} {address} {self._extra_listeners}", address, listen, remember)
+            )
         except BaseException:
-            self.listening = [address for address in self.listening if address not in bound]
+            listening[:] = [address for address in listening if address not in bound]
             raise
         return bound[0]
 
@@ -307,6 +352,9 @@ class Life:
             self.listening = [address for address in self.listening if address != self._main]
             self._main = None
             await self.start_listener(main)
+        if "datagrams" in names:
+            self.listening_udp = [address for address in self.listening_udp if address != self._main_udp]
+            await self._start_datagrams()
         if "discovery" in names:
             await self.start_discovery()
         if "data" in names:
@@ -316,11 +364,21 @@ class Life:
                 await self.start_data()
         self._renew()
 
+    def retag(self, tags: dict[str, str]) -> None:
+        """Give this node these tags, and tell all."""
+        old, self._tags = self._tags, tags
+        try:
+            self._renew()
+        except LocalProtocolError:
+            self._tags = old
+            raise
+
     def use(self, identity: Identity) -> None:
         """Show this certificate and admission from now on; the links there are go on."""
         self._identity = identity
         self.pool.use(identity)
         self.courier.use(identity.admission)
+        self.gossip.use(identity)
         self._renew()
 
     async def stop(self, drain_s: float) -> None:
@@ -335,10 +393,12 @@ class Life:
                 with trio.CancelScope(shield=True):
                     await supervisor.stop(["discovery", *(name for name in supervisor.health() if "listener" in name)])
                 self._state = LEFT
-                self._renew()
+                self._sign(self._incarnation + 1)
+                await self.gossip.leave(min(drain_s, _FAREWELL_S))
                 await self.pool.drain(drain_s)
         finally:
             self._topics.close()
+            self.gossip.watches.close()
             self.clock.settled.set()
             supervisor.cancel()
             with trio.CancelScope(shield=True):
@@ -351,6 +411,12 @@ class Life:
 
     # ------------------------------------------------------------------ this node
 
+    def rtt_s(self, node_id: NodeId) -> float | None:
+        """The smoothed round trip to a member: of its link's pings, or else of the failure detector's."""
+        link = self.pool.link(node_id)
+        measured = None if link is None else link.rtt_s
+        return self.swim.rtt_s(node_id) if measured is None else measured
+
     def links(self) -> list[Link]:
         """The open links, one a node."""
         return [link for link in self.pool.links.values() if link.is_open]
@@ -359,8 +425,20 @@ class Life:
         """What others should dial, best first."""
         if self.config.advertise_address is not None:
             return [Address.parse(self.config.advertise_address)]
+        return self._reachable(self.listening)
+
+    def _udp_addresses(self) -> list[Address]:
+        """Where others should send datagrams, best first."""
+        if self.config.advertise_address is None:
+            return self._reachable(self.listening_udp)
+        advertised = Address.parse(self.config.advertise_address)
+        # Whoever passes one port on passes the same one of UDP on, unless `udp_port` says where that is.
+        return [advertised if self.config.udp_port is None else Address(advertised.host, self.config.udp_port)]
+
+    def _reachable(self, listening: list[Address]) -> list[Address]:
+        """What stands for these addresses elsewhere: for a wildcard every address of this machine."""
         found: list[Address] = []
-        for address in self.listening:
+        for address in listening:
             if address.host in _WILDCARDS:
                 try:
                     self._hosts = self._world.network.local_hosts()
@@ -373,6 +451,8 @@ class Life:
         return list(dict.fromkeys(found))
 
     def _make_record(self) -> NodeRecord:
+        places = [(TCP, address.host, address.port) for address in self.addresses()][:_PLACES_MAX]
+        places += [(UDP, address.host, address.port) for address in self._udp_addresses()][:_PLACES_MAX]
         return NodeRecord.sign(
             self._identity.node_key,
             mesh_id=self._identity.mesh_id,
@@ -381,7 +461,8 @@ class Life:
             incarnation=self._incarnation,
             state=self._state,
             name=self.config.node_name,
-            addresses=[(TCP, address.host, address.port) for address in self.addresses()][:32],
+            addresses=places,
+            tags=self._tags,
             box_keys=[self._identity.box_key.public],
             versions=VERSIONS,
             time=int(self._world.wall_time() * 1000),
@@ -389,9 +470,12 @@ class Life:
 
     def _renew(self) -> None:
         """Sign the record anew, with a higher incarnation, and tell all."""
-        self._incarnation += 1
-        self.record = self._make_record()
+        self._sign(self._incarnation + 1)
         self.gossip.announce()
+
+    def _sign(self, incarnation: int) -> None:
+        self._incarnation = incarnation
+        self.record = self._make_record()
 
     def _bound(self, address: Address) -> None:
         self._main = address
@@ -399,8 +483,22 @@ class Life:
             self.listening.insert(0, address)
             self._renew()
 
-    def _card(self) -> list[object]:
-        return [self._identity.admission.signed, self.record.signed, self.record.details]
+    def _bound_udp(self, address: Address) -> None:
+        self._main_udp = address
+        if address not in self.listening_udp:
+            self.listening_udp.insert(0, address)
+            self._renew()
+
+    def _record_of(self, node_id: NodeId) -> NodeRecord | None:
+        member = self.view.members.get(node_id)
+        return None if member is None else member.record
+
+    def _packet(self, node_id: NodeId, payload: bytes, source: Address) -> None:
+        try:
+            self.gossip.receive(node_id, payload)
+        except RemoteProtocolError as error:
+            self._counters.add("membership.malformed_packets")
+            log.debug("a packet of %s from %s: %s", node_id.short, source, error)
 
     def _introduce(self) -> Introduction:
         return Introduction(self._identity, self.record, self.config.limits.frame_bytes_max)
@@ -440,7 +538,7 @@ class Life:
         self.gossip.link_up(link)
         self.courier.link_up(link)
         if self.config.enable_replication:
-            self.replication.link_up(link)
+            self.replication.link_up(link, stays=self.pool.link(link.node_id) is link)
 
     def _link_down(self, link: Link, last: bool) -> None:
         if self.config.enable_replication:

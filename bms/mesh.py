@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import attrs
 import trio
 
+from . import roster
 from .clock import HybridClock, SteadyTime
 from .config import Config, home
 from .counters import Counters
@@ -29,10 +30,13 @@ from .data.entries import Entries
 from .data.replication import SyncReport
 from .errors import ClosedError, LocalProtocolError, NotFoundError, RefusedError, StoreError
 from .life import Life
+from .membership.candidates import Finding
+from .membership.watching import NodeWatch
 from .messaging.courier import RequestServer
 from .messaging.topics import Subscription, Topics
 from .reconfiguration import plan
 from .renewal import Renewal
+from .roster import Topology
 from .security.identity import Identity, identity_paths, load_or_make_identity, reload_identity, require_way
 from .security.trust import READ, Trust
 from .store.database import Database
@@ -80,7 +84,10 @@ class DataSummary:
 
 @attrs.frozen
 class Stats:
-    """Statistics of a running node. `counters` are those of all rooms since `init`; times in seconds."""
+    """Statistics of a running node. `counters` are those of all rooms since `init`; times in seconds.
+
+    `discovery` says where the node has looked for others, and what became of it.
+    """
 
     node_id: NodeId
     uptime_s: float
@@ -92,6 +99,7 @@ class Stats:
     data: DataSummary
     subsystems: dict[str, Condition]
     counters: dict[str, int]
+    discovery: list[Finding]
 
 
 def init(config: Config | None = None, *, world: World | None = None, **fields: Any) -> Mesh:
@@ -176,6 +184,7 @@ class Mesh:
             raise
         self._topics = Topics(config, self.counters)
         self._servers: dict[str, RequestServer] = {}
+        self._tags: dict[str, str] = {}
 
     def __repr__(self) -> str:
         return f"<Mesh {self._config.node_name} {self.node_id.short} {'running' if self.is_running else 'stopped'}>"
@@ -251,8 +260,10 @@ class Mesh:
             servers=self._servers,
             boot=boot,
             registry_folder=registry,
+            folder=self._folder,
             time=self._time,
-            renewal=None if not identity_paths(self._config, self._folder) else Renewal(
+            tags=self._tags,
+            renewal=Renewal(
                 paths=lambda: identity_paths(self._config, self._folder), renew_at=lambda: self._identity.renew_at,
                 wall_time=self._world.wall_time, reload=self._reload_identity,
             ),
@@ -286,9 +297,11 @@ class Mesh:
             await self.stop()
         finally:
             with trio.CancelScope(shield=True):
-                await self._end(_CLOSE_S)  # has been done, unless that was cancelled while it waited for its turn
-                self._is_closed = True
-                await self._database.aclose()
+                try:
+                    await self._end(_CLOSE_S)  # has been done, unless that was cancelled while it waited for its turn
+                finally:  # Ctrl+C comes through shields
+                    self._is_closed = True
+                    await self._database.aclose()
 
     async def reconfigure(self, config: Config | None = None, **fields: Any) -> Changes:
         """Put another configuration in force, and the identity's files as they are now. Links go on.
@@ -361,6 +374,13 @@ class Mesh:
         """
         return await self._running().listen(_address(address))
 
+    async def listen_udp(self, address: str | Address) -> Address:
+        """Take datagrams at one more address, until the node stops; the bound address back.
+
+        Raises UnreachableError if it cannot be bound, with what to do.
+        """
+        return await self._running().listen_udp(_address(address))
+
     async def handle_connection(self, stream: trio.abc.Stream) -> None:
         """Be the listening side for one peer on `stream` (any byte stream), until it ends. TLS is put on it here."""
         await self._running().pool.serve(stream)
@@ -372,8 +392,8 @@ class Mesh:
 
         `state` keeps "alive", "suspect", "failed" or "left" alone; `offset` and `limit` take a page.
         """
-        if state is not None:
-            state = NodeState(state) if state in set(NodeState) else _no_state(state)
+        if state is not None and state not in set(NodeState):
+            raise LocalProtocolError(f"a state is one of {', '.join(NodeState)}, not {state!r}")
         if offset < 0 or (limit is not None and limit < 0):
             raise LocalProtocolError("offset and limit are 0 or more")
         found = [node for node in self._all_nodes() if state is None or node.state == state]
@@ -386,33 +406,14 @@ class Mesh:
             name=self._config.node_name,
             address=next(iter(life.addresses()), None) if life is not None else None,
             state=NodeState.ALIVE if life is not None else NodeState.LEFT,
+            tags=dict(self._tags),
             incarnation=life.record.incarnation if life is not None else 0,
             rtt_s=0.0 if life is not None else None,
             last_seen=self._world.wall_time(),
         )
         if life is None:
             return [me]
-        now, wall = trio.current_time(), self._world.wall_time()
-        others = []
-        for node_id, member in sorted(life.view.members.items()):
-            if member.state is NodeState.FAILED and now - member.since > self._config.node_timeout:
-                continue
-            link = life.pool.link(node_id)
-            heard_at = now if link is not None else member.heard_at
-            addresses = [Address(host, port) for kind, host, port in member.record.addresses if kind == 0]
-            others.append(
-                Node(
-                    node_id=node_id,
-                    name=member.record.name,
-                    address=addresses[0] if addresses else None,
-                    state=member.state,
-                    tags=dict(member.record.tags),
-                    incarnation=member.record.incarnation,
-                    rtt_s=None if link is None else link.rtt_s,
-                    last_seen=None if heard_at is None else wall - (now - heard_at),
-                )
-            )
-        return [me, *others]
+        return [me, *roster.others(life, self._world.wall_time(), self._config.node_timeout)]
 
     def node(self, node_id: str) -> Node:
         """One member; NotFoundError if this node knows none of that id."""
@@ -434,6 +435,45 @@ class Mesh:
         """
         link = await self._running().register(_address(address))
         return self.node(link.node_id)
+
+    async def update_node(self, **tags: str | None) -> Node:
+        """Set tags of this node, None to take one away, and tell all; what it looks like now back.
+
+        Tags are kept until `shutdown`. LocalProtocolError beyond 64 tags or 2 KiB in all; nothing has changed then.
+        """
+        merged = {**self._tags, **tags}
+        kept = {tag: value for tag, value in merged.items() if value is not None}
+        self._running().retag(kept)
+        self._tags = kept
+        return self._all_nodes()[0]
+
+    def watch_nodes(self) -> AbstractAsyncContextManager[NodeWatch]:
+        """An async context manager giving an async iterator of `NodeEvent`, and `Missed` where it was too slow.
+
+        Live from the moment it is entered; ends when the mesh stops.
+        """
+        return self._running().gossip.watches.watch()
+
+    async def find_nearest_nodes(
+        self, target: str | Node | Sequence[float] | None = None, count: int = 3, metric: str = "rtt"
+    ) -> list[tuple[Node, float]]:
+        """The `count` live nodes nearest to `target`, with the distance, nearest first; the target is not among them.
+
+        `metric` "rtt": the round trip from that node (this one: None) in seconds, by network coordinates, so that
+        nobody is asked (docs/concepts/coordinates.md); nodes whose coordinate is not known yet are left out. "xor": the
+        XOR of the NodeIds as a number. "space": the distance from a point to the positions in the nodes' tags
+        (`position="x,y,z"`).
+
+        Raises NotFoundError for a node whose coordinate is not known here, LocalProtocolError for a target that does
+        not fit the metric.
+        """
+        await trio.lowlevel.checkpoint()
+        chosen = self.node_id if target is None else target
+        return roster.nearest(self._running(), self._all_nodes(), chosen, count, metric)
+
+    def topology(self) -> Topology:
+        """The nodes, and the links of this one with round trip, loss and age, as they are now."""
+        return roster.topology(self._running(), self._all_nodes())
 
     async def sync_with_peers(self, peers: Iterable[str] | None = None) -> SyncReport:
         """Reconcile the store with `peers` (all linked ones: None) now; per peer what it took.
@@ -589,6 +629,7 @@ class Mesh:
             data=self.data_summary(),
             subsystems=life.health(),
             counters=self.counters.snapshot(),
+            discovery=life.found(),
         )
 
     # ------------------------------------------------------------------ inside
@@ -653,9 +694,5 @@ def _name_of(config: Config, folder: Path) -> str:
     return folder.name if config.dev_mode and is_default else config.node_name
 
 
-def _address(address: str | Address) -> Address:
-    return address if isinstance(address, Address) else Address.parse(address)
-
-
-def _no_state(state: str) -> NodeState:
-    raise LocalProtocolError(f"a state is one of {', '.join(NodeState)}, not {state!r}")
+def _address(place: str | Address) -> Address:
+    return place if isinstance(place, Address) else Address.parse(place)

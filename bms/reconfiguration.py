@@ -58,9 +58,9 @@ EFFECTS: dict[str, Effect] = {
     "mesh_name": _refused("it is the folder of the mesh on this machine: shut the node down and init anew"),
     "node_name": _refused("it is the folder of the node: shut the node down and init anew"),
     "found_mesh": _refused("it counts only when a node is made, and this one is"),
-    "listen_address": _restarts("listener", "if it cannot be bound, the old one is bound again and all stays"),
-    "tcp_port": _restarts("listener", "as for `listen_address`"),
-    "udp_port": _refused(_ABSENT),
+    "listen_address": _restarts("listener, datagrams", "if it cannot be bound, the old one is bound again"),
+    "tcp_port": _restarts("listener, datagrams", "as for `listen_address`"),
+    "udp_port": _restarts("datagrams", "as for `listen_address`"),
     "advertise_address": _live("the node's record is signed anew and told to all"),
     "bootstrap_nodes": _restarts("discovery", "the new ones are dialed; links to old ones stay"),
     "enable_discovery": _restarts("discovery", "links stay"),
@@ -87,7 +87,9 @@ EFFECTS: dict[str, Effect] = {
     "gossip.dial_timeout_s": _live("for dials from now on"),
     "gossip.redial_interval_s": _live("from the next failed dial of a node on"),
     "gossip.redial_interval_max_s": _live("from the next failed dial of a node on"),
-    "gossip.suspicion_timeout_s": _live("for nodes that are suspect already, too"),
+    "gossip.probe_interval_s": _live("from the next probe on"),
+    "gossip.suspicion_alpha": _live("for nodes that become suspect from now on"),
+    "gossip.gossip_interval_s": _live("from the next round on"),
     "limits.frame_bytes_max": _live("for links made from now on: on the others both sides have agreed"),
     "limits.handshakes_max": _live("for connections from now on"),
     "limits.handshake_timeout_s": _live("for handshakes from now on"),
@@ -116,7 +118,8 @@ def plan(old: Config, new: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _subsystems(effects: Iterable[Effect]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(effect.what for effect in effects if effect.kind == "restarts"))
+    names = (effect.what.split(", ") for effect in effects if effect.kind == "restarts")
+    return tuple(dict.fromkeys(name for group in names for name in group))
 
 
 def _value(config: Config, name: str) -> Any:

@@ -5,7 +5,8 @@ over? Then `reload` reads them, which renews the certificate where the mesh's au
 for new links. What is refused (broken files, another node's) is logged once for each state of the files; the old
 identity stays. A renewal that was not possible is tried again every `_AGAIN_S`.
 
-Files are compared by what stat(2) says of them. Absent: inotify, and renewal over the network.
+Files are compared by what stat(2) says of them. An identity in memory has none, and is only renewed: by the authority
+that is in memory with it, or in `dev_mode` by that of this machine. Absent: inotify, and renewal over the network.
 """
 
 from __future__ import annotations

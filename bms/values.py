@@ -15,6 +15,7 @@ __all__ = [
     "Message",
     "Missed",
     "Node",
+    "NodeEvent",
     "NodeId",
     "NodeState",
     "Value",
@@ -100,6 +101,18 @@ class Node:
     incarnation: int = 0
     rtt_s: float | None = None
     last_seen: float | None = None
+
+
+@attrs.frozen
+class NodeEvent:
+    """What happened to a node: "joined", "suspected", "failed", "left", "updated" or "forgotten". `by` is the member
+    whose word it is that it does not answer, if it was another's than this node's.
+    """
+
+    what: str
+    node_id: NodeId
+    name: str = ""
+    by: NodeId | None = None
 
 
 @attrs.frozen

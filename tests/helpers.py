@@ -1,13 +1,19 @@
-"""A small vocabulary for tests: authorities and forged certificates, bare links, whole meshes, waiting."""
+"""A small vocabulary for tests: authorities and forged certificates, bare links, whole meshes, processes, waiting."""
 
 from __future__ import annotations
 
 import datetime
+import itertools
+import json
+import os
 import random
 import secrets
+import signal
 import ssl
+import subprocess
+import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +25,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from bms.config import Config
+from bms.control import SOCKET_NAME
 from bms.counters import Counters
 from bms.net.handshake import VERSIONS, Introduction
 from bms.net.link import Handler, Link
@@ -32,7 +39,11 @@ from bms.values import Address
 from bms.world import World
 
 __all__ = [
+    "PROCESS_S",
+    "ROOT",
     "Party",
+    "Program",
+    "bms_up",
     "cluster",
     "forge_leaf",
     "hostile_context",
@@ -40,8 +51,16 @@ __all__ = [
     "make_identity",
     "make_record",
     "open_party",
+    "running",
     "until",
 ]
+
+ROOT = Path(__file__).parents[1]
+
+# How long another process may take for a step, on a machine that is busy with others.
+PROCESS_S = 120
+
+_numbers = itertools.count()
 
 
 def make_authority() -> Authority:
@@ -203,7 +222,7 @@ async def open_party(
         nursery.cancel_scope.cancel()
 
 
-async def until(condition: Callable[[], object], seconds: float = 30) -> None:
+async def until(condition: Callable[[], object], seconds: float = 60) -> None:
     """Wait until `condition()` is true; fails after a generous deadline."""
     with trio.fail_after(seconds):
         while not condition():  # noqa: ASYNC110 - what is waited for has no event
@@ -227,3 +246,102 @@ async def cluster(count: int, **fields: Any) -> AsyncIterator[list[Any]]:
         finally:
             for mesh in meshes:
                 await mesh.shutdown()
+
+
+# ---------------------------------------------------------------------- processes
+
+
+@attrs.define(eq=False)
+class Program:
+    """A running program. What it writes to standard error is in `log`; `ready` is what `bms up` said when it was."""
+
+    process: trio.Process
+    log: Path
+    ready: dict[str, Any] = attrs.field(factory=dict)
+    was_awaited: bool = False
+    _unread: bytes = b""
+
+    @property
+    def control(self) -> Path:
+        """The control socket of a `bms up`."""
+        return Path(self.ready["folder"]) / SOCKET_NAME
+
+    @property
+    def output(self) -> trio.abc.ReceiveStream:
+        """What it writes to standard output."""
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    async def line(self) -> str:
+        """The next line of its output; fails, with its log, where there is none."""
+        with trio.fail_after(PROCESS_S):
+            while b"\n" not in self._unread:
+                data = await self.output.receive_some()
+                assert data, self.log.read_text()
+                self._unread += data
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line.decode()
+
+    async def end(self, number: int = signal.SIGTERM) -> int:
+        """Send it a signal; its exit status, once it has ended."""
+        self.process.send_signal(number)
+        return await self.wait()
+
+    async def end_input(self) -> None:
+        """Let it read the end of its standard input."""
+        assert self.process.stdin is not None
+        await self.process.stdin.aclose()
+
+    async def wait(self) -> int:
+        """Its exit status, once it has ended."""
+        with trio.fail_after(PROCESS_S):
+            status = await self.process.wait()
+        self.was_awaited = True
+        return status
+
+
+@asynccontextmanager
+async def running(
+    command: Sequence[str | Path],
+    folder: Path,
+    environ: Mapping[str, str] | None = None,
+    *,
+    status: int = 0,
+    may_fail: bool = False,
+) -> AsyncIterator[Program]:
+    """Run a program in `folder` for the body. Unless the body has awaited its end, it is asked to end then (SIGTERM)
+    and must do so with `status`. No traceback may be in its log if it may not fail. Nothing of it is left in any case.
+    """
+    log = folder / f"log-{next(_numbers)}"
+    with log.open("wb") as stderr:
+        process = await trio.lowlevel.open_process(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, cwd=folder,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1", **(environ or {})},
+        )  # fmt: skip
+    program = Program(process, log)
+    try:
+        yield program
+        if not program.was_awaited:
+            assert await program.end() == status, log.read_text()
+        assert may_fail or "Traceback" not in log.read_text(), log.read_text()
+    finally:
+        process.kill()
+        with trio.CancelScope(shield=True):
+            await process.wait()
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    await trio.aclose_forcefully(pipe)
+
+
+@asynccontextmanager
+async def bms_up(
+    folder: Path,
+    *arguments: str,
+    environ: Mapping[str, str] | None = None,
+    within: Callable[[list[str]], list[str]] = list,
+) -> AsyncIterator[Program]:
+    """Run `bms up` in `folder` for the body, which begins when it is ready. `within` makes its command another's."""
+    command = [sys.executable, "-W", "error", "-m", "bms", "up", "-o", "json", "--exit-with-stdin", *arguments]
+    async with running(within(command), folder, environ) as program:
+        program.ready = json.loads(await program.line())
+        yield program

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import apsw
 import attrs
@@ -17,6 +18,7 @@ from bms.data.entries import Entries
 from bms.data.entry import TOMBSTONE, parse_entry_untrusted
 from bms.messaging.window import DeliveryWindow, Verdict
 from bms.store import database, folder
+from bms.values import Value
 
 __all__ = ["PLANTED", "Plant"]
 
@@ -62,6 +64,33 @@ def dropped_delete(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Entries, "apply", forgetful)
 
 
+def stale_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads go through a cache from which a write takes its key when it begins: a read meanwhile puts the old value
+    back, and it stays.
+    """
+    get, put, apply = Entries.get, Entries.put, Entries.apply
+    caches: WeakKeyDictionary[Entries, dict[bytes, Value]] = WeakKeyDictionary()
+
+    def cached_get(self: Entries, key: bytes) -> Value:
+        cache = caches.setdefault(self, {})
+        if key not in cache:
+            cache[key] = get(self, key)
+        return cache[key]
+
+    async def hasty_put(self: Entries, key: bytes, value: bytes | None, **options: Any) -> Any:
+        caches.setdefault(self, {}).pop(key, None)
+        return await put(self, key, value, **options)
+
+    async def careful_apply(self: Entries, *arguments: Any) -> Any:
+        done = await apply(self, *arguments)
+        caches.setdefault(self, {}).clear()
+        return done
+
+    monkeypatch.setattr(Entries, "get", cached_get)
+    monkeypatch.setattr(Entries, "put", hasty_put)
+    monkeypatch.setattr(Entries, "apply", careful_apply)
+
+
 def double_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
     """A message that is sent again, because the answer was lost, is taken for a new one."""
     monkeypatch.setattr(DeliveryWindow, "check", lambda self, counter: Verdict.NEW)
@@ -78,6 +107,8 @@ class Plant:
 
 PLANTED = {
     "early acknowledgement": Plant(early_acknowledgement, "disks", frozenset({"acknowledged_is_kept", "start"})),
+    "early acknowledgement, raced for": Plant(early_acknowledgement, "races", frozenset({"linearizable"})),
+    "stale read": Plant(stale_read, "races", frozenset({"linearizable"})),
     "lost cursor": Plant(lost_cursor, "storm", frozenset({"cursors_are_true"})),
     "dropped delete": Plant(dropped_delete, "calm", frozenset({"deleted_stays_deleted", "replicas_are_equal"})),
     "double delivery": Plant(double_delivery, "storm", frozenset({"at_most_once"})),

@@ -24,7 +24,7 @@ PACKAGE = ROOT / "bms"
 ROOMS = [
     *("errors", "values", "config", "clock", "counters", "failpoints", "world", "geometry", "wire", "security"),
     *("net", "store", "membership", "messaging", "data", "admission", "monitor", "supervisor", "reconfiguration"),
-    *("renewal", "life", "mesh", "api"),
+    *("renewal", "life", "roster", "mesh", "api"),
     *("control", "client", "log", "cli", "testing"),
 ]
 # The package's face and its program start stand above all rooms.
@@ -34,12 +34,17 @@ TOP = ["__init__", "__main__"]
 LAZY_UPWARD: dict[tuple[str, str], str] = {}
 
 # Imported without being named in pyproject.toml, since they are part of what a named one offers.
-PART_OF: dict[str, str] = {"outcome": "trio: what trio.lowlevel.reschedule takes"}
+PART_OF: dict[str, str] = {
+    "dns": "dnspython: its package has another name",
+    "outcome": "trio: what trio.lowlevel.reschedule takes",
+}
 
 # No clock, no chance, no I/O: what these modules do follows from what is passed in.
 PURE = [
-    *("errors.py", "values.py", "clock.py", "counters.py", "wire/*.py", "membership/view.py"),
+    *("errors.py", "values.py", "clock.py", "counters.py", "geometry.py", "wire/*.py", "membership/view.py"),
+    *("membership/candidates.py", "membership/coordinates.py", "membership/nearest.py"),
     *("data/entry.py", "data/batch.py", "data/fingerprint.py", "data/blob.py", "messaging/window.py"),
+    *("security/pairwise.py", "security/pairs.py"),
 ]
 IMPURE = {"trio", "socket", "ssl", "apsw", "sqlite3", "time", "os", "secrets", "threading", "subprocess", "asyncio"}
 # Rooms of formats and cryptography that pure modules may use: no I/O happens in what they take from them.
@@ -58,6 +63,7 @@ BROAD_HANDLERS: dict[str, str] = {
     "mesh.py:open_mesh": "the same",
     "messaging/courier.py:Courier._answer": "a program's handler: its caller gets a RemoteError, other requests go on",
     "messaging/courier.py:Courier._ask": "the same, where caller and handler are on one node",
+    "net/datagrams.py:Datagrams._take_all": "a bug in handling a datagram costs that packet, not the service",
     "net/link.py:Link._guard": "a bug in one room's handler costs that link, not the node",
     "net/pool.py:Pool._tell": "a bug in telling of a link's coming or going costs that link, not all of them",
     "net/pool.py:Pool.serve": "a bug in shaking hands costs that connection, not the listener",

@@ -56,7 +56,8 @@ async def nodes(client: ControlClient, state: str | None, form: str) -> None:
 async def status(client: ControlClient, form: str) -> None:
     """Show a running node in short.
 
-    Nodes whose fingerprints are equal hold the same data.
+    Nodes whose fingerprints are equal hold the same data. Below it stands where the node has looked for others, and
+    what became of it.
     """
     found = await client.status()
     if form == "json":
@@ -65,7 +66,13 @@ async def status(client: ControlClient, form: str) -> None:
     fields = attrs.asdict(found)
     counts = ", ".join(f"{count} {state}" for state, count in found.nodes.items() if count)
     fields |= {"nodes": counts, "uptime_s": f"{found.uptime_s:.1f}"}
+    looked = fields.pop("discovery")
     print_pairs(fields.items())
+    if looked:
+        print_table(
+            ("source", "candidate", "outcome", "when"),
+            ((row["source"], row["candidate"], row["outcome"], age(row["when"])) for row in looked),
+        )
 
 
 @click.command()

@@ -35,6 +35,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "broadcast": ("bms.cli.messages:broadcast", "Send a message to all nodes."),
     "listen": ("bms.cli.messages:listen", "Print messages as they come."),
     "config": ("bms.cli.settings:config", "Check and show settings."),
+    "step": ("bms.cli.step:step", "Take a Bellande step from one position towards another."),
+    "step experiment": ("bms.cli.step:experiment", "Walk the published experiment of the Bellande step."),
     "identity": ("bms.cli.identity:identity", "Make identities for other machines."),
 }
 
@@ -64,7 +66,9 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with a guess at what was meant."""
+        """As click does, with commands of two words and a guess at what was meant."""
+        if (two := " ".join(args[:2])) in COMMANDS and len(args) > 1:
+            return two, self.get_command(ctx, two), args[2:]
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""

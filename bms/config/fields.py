@@ -31,6 +31,7 @@ __all__ = [
     "count",
     "least",
     "nearest",
+    "number",
     "range_text",
     "seconds",
     "setting",
@@ -99,6 +100,12 @@ def count(numbers: tuple[int, int, int], meaning: str, trade_off: str) -> Any:
     """A number of things; `numbers` are its default, lowest and highest value."""
     default, *span = numbers
     return setting(default, meaning, trade_off, span=(span[0], span[1]))
+
+
+def number(numbers: tuple[float, float, float], meaning: str, trade_off: str) -> Any:
+    """A number without a unit; `numbers` are its default, lowest and highest value."""
+    default, *span = numbers
+    return attrs.field(default=default, converter=to_float, metadata=about(meaning, trade_off, span=(span[0], span[1])))
 
 
 # Converters bring the few convenient forms to the stored one, and leave everything else for the check to refuse.

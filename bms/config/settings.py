@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from .fields import (
     check_fields,
     count,
     least,
+    number,
     seconds,
     setting,
     to_float,
@@ -44,6 +46,11 @@ __all__ = [
 DAY_S = 86_400
 NAME_BYTES_MAX = 200  # becomes the name of a folder (255 bytes), to which "-2" may be added
 FRAME_HEADROOM = 1024  # what surrounds a body in its frame: type, id, boot, counter, topic, time
+
+# RFC 2782 and RFC 1035: _service._proto and a domain, 253 characters in all; no port, which the records say.
+_SRV_NAME = re.compile(
+    r"dns\+srv://(?=.{1,253}$)_[a-z0-9-]{1,15}\._tcp(\.\w([\w-]{0,61}\w)?)+\.?", re.ASCII | re.IGNORECASE
+)
 
 _TICKET_HINT = "join tickets are not in this version; give the address of a node as host:port"
 
@@ -78,7 +85,9 @@ def _check_dialable(text: str) -> str | None:
 def _check_bootstrap(nodes: tuple[str, ...]) -> str | None:
     for node in nodes:
         if node.startswith("dns+srv://"):
-            return f"dns+srv:// is not in this version; give host:port instead of {node!r}"
+            if not _SRV_NAME.fullmatch(node):
+                return f"dns+srv:// names a service of a domain, as dns+srv://_bms._tcp.example.org does, not {node!r}"
+            continue
         wrong = _check_dialable(node)
         if wrong is not None:
             return wrong if ":" in node or len(node) < 40 else _TICKET_HINT
@@ -124,10 +133,20 @@ class GossipConfig:
         "The longest such pause. Not below `redial_interval_s`.",
         "how late at most a healed network is noticed",
     )
-    suspicion_timeout_s: float = seconds(
-        (5.0, 0.05, 3600),
-        "How long a peer whose link was lost is suspect before it counts as failed.",
-        "shorter fails nodes that would have come back; SWIM, section 4.2",
+    probe_interval_s: float = seconds(
+        (1.0, 0.05, 60),
+        "One member, in turn, is asked so often whether it is there; without an answer by then it is suspect.",
+        "shorter notices a dead node sooner and costs packets; alike on all nodes of a mesh (SWIM's protocol period)",
+    )
+    suspicion_alpha: float = number(
+        (4.0, 1.0, 100),
+        "A suspicion that several nodes confirm lasts this times max(1, log10 of the number of nodes) probe intervals.",
+        "lower fails dead nodes sooner, and more nodes that were only slow (Lifeguard, section IV)",
+    )
+    gossip_interval_s: float = seconds(
+        (0.2, 0.01, 60),
+        "While there is news of members it is told to three of them so often.",
+        "shorter spreads news faster and costs packets only while there is some",
     )
 
     def __attrs_post_init__(self) -> None:
@@ -298,7 +317,9 @@ class Config:
     tcp_port: int | None = setting(
         None, "Overrides the port of `listen_address`; 0 takes a free one.", span=(0, 65_535)
     )
-    udp_port: int | None = setting(None, "The port of datagrams.", absent="datagrams")
+    udp_port: int | None = setting(
+        None, "The port of datagrams in place of the listener's; 0: any free one.", span=(0, 65_535)
+    )
     advertise_address: str | None = setting(
         None,
         'What others should dial, "host:port", behind NAT or in a container. None: the addresses listened on.',
@@ -309,13 +330,15 @@ class Config:
         default=(),
         converter=to_texts,
         metadata=about(
-            'Nodes to dial first, "host:port" or "[v6]:port".',
+            'Nodes to dial first: "host:port", "[v6]:port", or "dns+srv://_bms._tcp.example.org" for what DNS says.',
             "one that is up is enough; name two or three, because any of them may be down",
             check=_check_bootstrap,
         ),
     )
     enable_discovery: bool = setting(
-        True, "Find nodes by every means there is; False: by `bootstrap_nodes` and what their nodes tell alone."
+        True,
+        "Find nodes by every means there is; False: by `bootstrap_nodes` and what their nodes tell alone.",
+        "mDNS tells everybody on the network that a mesh is there; it is off where `listen_address` is loopback",
     )
     dev_mode: bool = setting(
         False,

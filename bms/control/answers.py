@@ -24,6 +24,7 @@ class Status:
     """A running node in short. `nodes` counts members by state; `bytes` are those of all values; times in seconds.
 
     Two nodes with equal `fingerprint` hold the same data. `position` counts what this store has applied in `epoch`.
+    `discovery` lists where it has looked for others: source, candidate, outcome, when (Unix seconds).
     """
 
     node_id: str
@@ -43,6 +44,7 @@ class Status:
     position: int
     epoch: str
     fingerprint: str
+    discovery: list[dict[str, Any]]
 
 
 def plain(value: Any) -> Any:

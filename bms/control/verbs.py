@@ -114,6 +114,7 @@ async def _status(host: Host, arguments: Arguments) -> object:
             position=stats.data.position,
             epoch=stats.data.epoch,
             fingerprint=stats.data.fingerprint,
+            discovery=plain(stats.discovery),
         )
     )
 

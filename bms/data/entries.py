@@ -19,6 +19,7 @@ from typing import Any
 import attrs
 import cbor2
 
+from .. import failpoints
 from ..clock import DRIFT_MS_MAX, HybridClock, stamp_ms
 from ..counters import Counters
 from ..errors import (
@@ -433,7 +434,11 @@ class Entries:
         values = (node_id.raw, to_sql(epoch), position)
 
         def operation(connection: Any) -> None:
+            if failpoints.ARMED:
+                failpoints.hit("data.before_sync_cursor")
             connection.execute("INSERT OR REPLACE INTO cursors VALUES(?,?,?)", values)
+            if failpoints.ARMED:
+                failpoints.hit("data.after_sync_cursor")
 
         await self._database.write(operation)
 

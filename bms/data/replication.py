@@ -167,10 +167,11 @@ class Replication:
             self._nursery = None
             stop()
 
-    def link_up(self, link: PeerLink) -> None:
-        """A link can be used."""
-        peer = self._peers[link] = _Peer(link, self._store, self._claims)
-        if self._nursery is not None:
+    def link_up(self, link: PeerLink, *, stays: bool = True) -> None:
+        """A link can be used. Of two to one node the later is, unless it is known that it does not stay."""
+        peer = _Peer(link, self._store, self._claims)
+        self._peers = {**self._peers, link: peer} if stays else {link: peer, **self._peers}
+        if self._nursery is not None and not self._nursery.cancel_scope.cancel_called:  # otherwise the next run does
             self._nursery.start_soon(self._serve, peer)
 
     def link_down(self, link: PeerLink) -> None:

@@ -1,112 +1,67 @@
-"""First addresses: where a node that knows nobody looks for its mesh.
+"""First addresses: where a node that knows nobody looks for its mesh, and where it looks again.
 
-Two means: the bootstrap nodes of the configuration, dialed until they answer and again whenever no link leads there;
-and, in `dev_mode`, a registry folder of this machine in which each running node keeps one file with its addresses.
+    source      what it gives                                                    used
+    seeds       "host:port" of `bootstrap_nodes`                                 always
+    srv         "dns+srv://…" of `bootstrap_nodes`: the targets (srv.py)         always
+    registry    the running nodes of this machine (registry.py)                  in `dev_mode`
+    mdns        what nodes of this network announce (mdns.py)                    not in `dev_mode`, not on loopback
+    snapshot    where others lived when this node last ran (snapshot.py)         with a folder
 
-A registry file is locked (flock) by the process that wrote it for as long as it runs, so a file that can be locked is
-left over from a killed node and is removed. What a registry says is only a place to dial: identity is proven on the
-link.
+The last three need `enable_discovery`. One driver dials what they give (candidates.py: how many at once, when again).
+A place counts as there while a link leads to it or the view has its node as alive; when that ends it is dialed again at
+the pace of `gossip.redial_interval_s`, up to every 30 s, without end; a place of the snapshot for a day, and only until
+the view knows its node, which then dials it by itself.
+
+What became of each place is kept (`found`) and logged once per change. Nothing that a source says is believed beyond
+where to dial: identity is proven on the link.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import logging
-import os
 from collections.abc import Callable
-from pathlib import Path
+from typing import TypeVar
 
 import trio
 
-from .. import failpoints
 from ..config import Config
 from ..counters import Counters
-from ..errors import LocalProtocolError, MeshError, RefusedError, RemoteProtocolError
+from ..errors import MeshError, RefusedError, RemoteProtocolError, StoreError
 from ..net.handshake import DuplicateLinkError
+from ..net.link import Link
 from ..net.pool import Pool
-from ..values import Address, NodeId
+from ..security.records import TCP
+from ..values import Address, NodeId, NodeState
+from ..world import World
+from . import mdns, srv
+from .candidates import SETTLED_S, Candidate, Candidates, Finding, Findings
+from .registry import Registry
+from .snapshot import Peer, Snapshot, remembered
 from .view import View
 
-__all__ = ["Discovery", "Registry"]
+__all__ = ["SRV_SCHEME", "Discovery"]
 
 log = logging.getLogger("bms.discovery")
 
+T = TypeVar("T")
+
+SRV_SCHEME = "dns+srv://"
+
 _LOOK_S = 1.0
-_SETTLED_S = 30.0
-_FILE_BYTES_MAX = 16 * 1024
-
-
-class Registry:
-    """The folder in which nodes of one dev mesh on this machine find each other."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._fd: int | None = None
-        self._path: Path | None = None
-        self._addresses: list[Address] = []
-
-    def publish(self, node_id: NodeId, boot: int, addresses: list[Address]) -> None:
-        """Write this node's file, replacing its earlier one, and hold its lock."""
-        self.withdraw()
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        path = self._folder / f"{node_id}.json"
-        scratch = self._folder / f".{node_id}.{os.getpid()}"
-        fd = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            text = json.dumps({"node_id": node_id, "boot": boot, "addresses": [str(address) for address in addresses]})
-            os.write(fd, text.encode())
-            os.rename(scratch, path)
-        except BaseException:
-            os.close(fd)
-            raise
-        self._fd, self._path, self._addresses = fd, path, addresses
-        if failpoints.ARMED:
-            failpoints.hit("registry.published")
-
-    def is_published(self, addresses: list[Address]) -> bool:
-        """Whether this node's file is still there and says that. Whoever removed an earlier one may have hit it."""
-        if self._fd is None or self._path is None or addresses != self._addresses:
-            return False
-        try:
-            there = os.stat(self._path)
-        except OSError:
-            return False
-        return os.path.samestat(there, os.fstat(self._fd))
-
-    def withdraw(self) -> None:
-        """Remove this node's file."""
-        if self._fd is not None and self._path is not None:
-            self._path.unlink(missing_ok=True)
-            os.close(self._fd)
-            self._fd = self._path = None
-
-    def others(self) -> list[tuple[NodeId, int, list[Address]]]:
-        """The other running nodes: id, boot, addresses. Files of dead ones are removed; unreadable ones skipped."""
-        found = []
-        for path in sorted(self._folder.glob("*.json")):
-            if path == self._path:
-                continue
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except OSError:
-                continue
-            try:
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    path.unlink(missing_ok=True)
-                    continue
-                except BlockingIOError:
-                    pass  # its node is running
-                entry = json.loads(os.read(fd, _FILE_BYTES_MAX))
-                addresses = [Address.parse(text) for text in entry["addresses"]]
-                found.append((NodeId(entry["node_id"]), int(entry["boot"]), addresses))
-            except (OSError, ValueError, KeyError, TypeError, LocalProtocolError) as error:
-                log.warning("the registry file %s is not readable: %s", path, error)
-            finally:
-                os.close(fd)
-        return found
+_UNLINKED_S = 5.0
+_SRV_TTL_S = (30.0, 3600.0)
+_MDNS_RETRY_S = 60.0
+_MDNS_LOOK_S = 5.0
+_SNAPSHOT_PAUSE_S = 3.0
+_SNAPSHOT_KEEP_S = 30 * 86_400.0
+_SNAPSHOT_DIAL_S = 86_400.0
+_WORDS = {
+    "seeds": "bootstrap node",
+    "srv": "bootstrap node by DNS",
+    "registry": "node of the registry",
+    "mdns": "node announced on this network",
+    "snapshot": "remembered node",
+}
 
 
 class Discovery:
@@ -118,76 +73,271 @@ class Discovery:
         self,
         *,
         config: Config,
+        world: World,
+        mesh_id: bytes,
         pool: Pool,
         view: View,
         registry: Registry | None,
+        snapshot: Snapshot | None,
         boot: int,
         my_addresses: Callable[[], list[Address]],
         counters: Counters,
     ) -> None:
         self.config = config
+        self._world = world
+        self._mesh_id = mesh_id
         self._pool = pool
         self._view = view
         self._registry = registry
+        self._snapshot = snapshot
         self._boot = boot
         self._my_addresses = my_addresses
         self._counters = counters
+        self._candidates = Candidates(world.random)
+        self._findings = Findings()
+        self._nursery: trio.Nursery | None = None
+        self._wake = trio.Event()
+
+    def found(self) -> list[Finding]:
+        """What each source has named, and what became of it."""
+        return self._findings.all()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Look for the mesh until cancelled."""
+        self._candidates = Candidates(self._world.random)
         async with trio.open_nursery() as nursery:
-            for text in self.config.bootstrap_nodes:
-                nursery.start_soon(self._keep_seed, Address.parse(text))
-            if self._registry is not None and self.config.enable_discovery:
-                nursery.start_soon(self._keep_registry, self._registry)
+            self._nursery = nursery
+            for entry in self.config.bootstrap_nodes:
+                if entry.startswith(SRV_SCHEME):
+                    nursery.start_soon(self._keep_srv, entry)
+                else:
+                    self._offer("seeds", entry, [Address.parse(entry)])
+            if self.config.enable_discovery:
+                if self._registry is not None:
+                    nursery.start_soon(self._keep_registry, self._registry)
+                if self._snapshot is not None:
+                    nursery.start_soon(self._keep_snapshot, self._snapshot)
+                if self._world.threads and not self.config.dev_mode:
+                    nursery.start_soon(self._keep_mdns)
             task_status.started()
-            await trio.sleep_forever()
+            await self._drive(nursery)
 
-    async def _keep_seed(self, address: Address) -> None:
-        wait_s = self.config.gossip.redial_interval_s
-        node_id: NodeId | None = None
-        said = ""
+    # ------------------------------------------------------------------ dialing
+
+    async def _drive(self, nursery: trio.Nursery) -> None:
         while True:
-            gossip = self.config.gossip
-            if address in self._my_addresses():
-                return
-            if node_id is None or self._pool.link(node_id) is None:
+            self._wake = trio.Event()
+            for candidate in self._candidates.due(trio.current_time(), self._rest_s):
+                nursery.start_soon(self._dial, candidate)
+            deadline = self._candidates.deadline(trio.current_time())
+            with trio.move_on_at(float("inf") if deadline is None else deadline):
+                await self._wake.wait()
+
+    def _offer(
+        self, source: str, label: str, addresses: list[Address] | tuple[Address, ...], node_id: NodeId | None = None
+    ) -> None:
+        if not self._candidates.offer(source, label, addresses, trio.current_time(), node_id):
+            self._counters.add("discovery.candidates_over_limit")
+        self._wake.set()
+
+    async def _dial(self, candidate: Candidate) -> None:
+        """Try the addresses of a candidate in order, until one leads to a node."""
+        for address in candidate.addresses:
+            lives_there = self._lives_at(address)
+            if lives_there is None:
                 try:
-                    link = await self._pool.dial(address)
-                    node_id, said, wait_s = link.node_id, "", _SETTLED_S
+                    lives_there = (await self._pool.dial(address)).node_id
                 except DuplicateLinkError:
-                    wait_s = _SETTLED_S
+                    # Another link to whoever lives there stays; it is up, or nearly.
+                    self._note(candidate.source, address, "it has another link to this node")
+                    self._again(candidate)
+                    return
                 except MeshError as error:
-                    self._counters.add("discovery.seeds_failed")
-                    if isinstance(error, RefusedError) and "the node itself" in str(error):
-                        return
-                    refused = isinstance(error, (RefusedError, RemoteProtocolError))
-                    text = str(error).removeprefix(f"{address}: ")
-                    if text != said:
-                        log.log(logging.WARNING if refused else logging.INFO, "bootstrap node %s: %s", address, text)
-                        said = text
-                    wait_s = min(gossip.redial_interval_max_s, max(gossip.redial_interval_s, wait_s) * 1.5)
+                    if "the node itself" not in str(error):
+                        self._refused(candidate, address, error)
+                        continue
+                    lives_there = self._view.me
+            itself = lives_there == self._view.me
+            self._note(candidate.source, address, "this node itself" if itself else f"linked with {lives_there.short}")
+            self._candidates.reached(candidate, lives_there, trio.current_time())
+            self._watch(candidate)
+            self._wake.set()
+            return
+        self._again(candidate)
+
+    def _again(self, candidate: Candidate) -> None:
+        gossip = self.config.gossip
+        now = trio.current_time()
+        self._candidates.failed(candidate, now, gossip.redial_interval_s, gossip.redial_interval_max_s)
+        self._wake.set()
+
+    def _refused(self, candidate: Candidate, address: Address, error: MeshError) -> None:
+        self._counters.add(f"discovery.{candidate.source}_failed")
+        refused = isinstance(error, (RefusedError, RemoteProtocolError))
+        # Whom a person has named should be of this mesh; in other places anybody may live.
+        is_wrong = refused and candidate.source in ("seeds", "srv")
+        text = str(error).removeprefix(f"{address}: ").removeprefix(f"{address} ")
+        self._note(candidate.source, address, text, logging.WARNING if is_wrong else logging.INFO)
+
+    def _note(self, source: str, place: Address | str, outcome: str, level: int = logging.INFO) -> None:
+        if self._findings.note(source, str(place), outcome, self._world.wall_time()):
+            log.log(level, "%s %s: %s", _WORDS[source], place, outcome)
+
+    def _rest_s(self, candidate: Candidate) -> float:
+        """For how long a candidate need not be looked at: its node is there, or is this one."""
+        node_id = candidate.node_id
+        if node_id is None or candidate.source == "registry":  # which asks the view by itself
+            return 0.0
+        if node_id == self._view.me or self._pool.link(node_id) is not None:
+            self._watch(candidate)
+            return SETTLED_S
+        member = self._view.members.get(node_id)
+        return _UNLINKED_S if member is not None and member.state is NodeState.ALIVE else 0.0
+
+    def _watch(self, candidate: Candidate) -> None:
+        """See to it that a candidate is dialed again soon after the last link to its node has ended."""
+        link = None if candidate.node_id is None else self._pool.link(candidate.node_id)
+        if link is not None and not candidate.is_watched and self._nursery is not None:
+            candidate.is_watched = True
+            self._nursery.start_soon(self._await_end, candidate, link)
+
+    async def _await_end(self, candidate: Candidate, link: Link | None) -> None:
+        while link is not None:
+            await link.ended.wait()
+            link = self._pool.link(link.node_id)
+        candidate.is_watched = False
+        self._candidates.lost(candidate, trio.current_time(), self.config.gossip.redial_interval_s)
+        self._wake.set()
+
+    def _lives_at(self, address: Address) -> NodeId | None:
+        """The node that says it lives there: this one, or a linked member."""
+        if address in self._my_addresses():
+            return self._view.me
+        place = (TCP, address.host, address.port)
+        for node_id, member in self._view.members.items():
+            if place in member.record.addresses and self._pool.link(node_id) is not None:
+                return node_id
+        return None
+
+    # ------------------------------------------------------------------ sources
+
+    async def _keep_srv(self, entry: str) -> None:
+        name, wait_s = entry.removeprefix(SRV_SCHEME), 0.0
+        resolve = self._world.resolve_srv or (srv.resolve if self._world.threads else _resolve_nothing)
+        while True:
+            try:
+                records, ttl_s = await resolve(name)
+            except OSError as error:
+                self._counters.add("discovery.srv_unresolved")
+                self._note("srv", entry, str(error), logging.WARNING)
+                gossip = self.config.gossip
+                wait_s = min(gossip.redial_interval_max_s, max(gossip.redial_interval_s, wait_s * 1.5))
+            else:
+                addresses = srv.order(records, self._world.random)
+                self._note("srv", entry, f"names {', '.join(map(str, addresses)) or 'no nodes'}")
+                if addresses:
+                    self._offer("srv", entry, addresses)
+                else:
+                    self._candidates.withdraw("srv", entry)
+                wait_s = min(max(ttl_s, _SRV_TTL_S[0]), _SRV_TTL_S[1])
             await trio.sleep(wait_s)
-            if node_id is not None:
-                wait_s = gossip.redial_interval_s if self._pool.link(node_id) is None else _SETTLED_S
 
     async def _keep_registry(self, registry: Registry) -> None:
-        said: set[str] = set()
         try:
             while True:
                 if not registry.is_published(mine := self._my_addresses()):
                     registry.publish(self._view.me, self._boot, mine)
+                unknown = set()
                 for node_id, boot, addresses in registry.others():
                     member = self._view.members.get(node_id)
                     if node_id == self._view.me or (member is not None and member.record.boot >= boot):
                         continue  # ourselves, or known to the view, which dials by itself
-                    link, errors = await self._pool.dial_any(addresses)
-                    if link is None:
-                        self._counters.add("discovery.registry_failed")
-                        for error in errors:
-                            if str(error) not in said and len(said) < 100:
-                                said.add(str(error))
-                                log.info("node %s of the registry: %s", node_id.short, error)
+                    unknown.add(f"{node_id} {boot}")
+                    self._offer("registry", f"{node_id} {boot}", addresses, node_id)
+                for label in self._candidates.labels("registry") - unknown:
+                    self._candidates.withdraw("registry", label)
                 await trio.sleep(_LOOK_S)
         finally:
             registry.withdraw()
+
+    async def _keep_mdns(self) -> None:
+        while True:
+            addresses = mdns.announceable(self._my_addresses())
+            if addresses and (hosts := self._mdns_hosts(addresses)):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._use_mdns, addresses, hosts)
+                    while addresses == mdns.announceable(self._my_addresses()):  # noqa: ASYNC110 - nobody tells
+                        await trio.sleep(_MDNS_LOOK_S)
+                    nursery.cancel_scope.cancel()  # this machine has moved
+            else:
+                await trio.sleep(_MDNS_LOOK_S)
+
+    def _mdns_hosts(self, addresses: tuple[Address, ...]) -> list[str]:
+        """The IPv4 addresses of the interfaces on which to announce: those that are listened on."""
+        try:
+            hosts = [host for host in self._world.network.local_hosts() if ":" not in host]
+        except OSError:  # no file handle is left
+            return []
+        own = [address.host for address in addresses]
+        return [host for host in hosts if host in own] or [host for host in hosts if not host.startswith("127.")]
+
+    async def _use_mdns(self, addresses: tuple[Address, ...], hosts: list[str]) -> None:
+        while True:
+            try:
+                await mdns.browse_and_announce(self._mesh_id, self._view.me, addresses, hosts, self._announced)
+            except OSError as error:
+                self._note("mdns", mdns.SERVICE_TYPE, str(error), logging.WARNING)
+            await trio.sleep(_MDNS_RETRY_S)
+
+    def _announced(self, announced: mdns.Announced) -> None:
+        for label in self._candidates.labels("mdns") - set(announced):
+            self._candidates.withdraw("mdns", label)
+        known = {mdns.instance_of(self._mesh_id, node_id): node_id for node_id in self._view.members}
+        for label, addresses in announced.items():
+            self._offer("mdns", label, addresses, known.get(label))
+
+    # ------------------------------------------------------------------ what is remembered
+
+    async def _keep_snapshot(self, snapshot: Snapshot) -> None:
+        """Offer what the file says, for a day, and keep it up to date."""
+        until = trio.current_time() + _SNAPSHOT_DIAL_S
+        peers = [peer for peer in await self._in_thread(snapshot.read) if peer.node_id != self._view.me]
+        for peer in peers:
+            self._offer("snapshot", peer.node_id, peer.addresses, peer.node_id)
+        written = {peer.node_id: peer.addresses for peer in peers}
+        try:
+            while True:
+                for label in self._candidates.labels("snapshot"):
+                    if label in self._view.members or trio.current_time() > until:
+                        self._candidates.withdraw("snapshot", label)
+                peers = self._remembered(peers)
+                content = {peer.node_id: peer.addresses for peer in peers}
+                if content != written:  # that somebody was seen again is worth no write
+                    await self._write(snapshot, peers)
+                    written = content
+                await trio.sleep(_SNAPSHOT_PAUSE_S)
+        finally:
+            if peers := self._remembered(peers):
+                with trio.CancelScope(shield=True):
+                    await self._write(snapshot, peers)
+
+    def _remembered(self, old: list[Peer]) -> list[Peer]:
+        wall, members = self._world.wall_time(), self._view.members
+        return remembered(old, members, now=trio.current_time(), wall=wall, keep_s=_SNAPSHOT_KEEP_S)
+
+    async def _write(self, snapshot: Snapshot, peers: list[Peer]) -> None:
+        try:
+            await self._in_thread(lambda: snapshot.write(peers))
+        except (OSError, StoreError) as error:
+            self._counters.add("discovery.snapshots_unwritten")
+            log.warning("the peer snapshot %s cannot be written: %s", snapshot.path, error)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        if self._world.threads:
+            return await trio.to_thread.run_sync(call)
+        await trio.lowlevel.checkpoint()
+        return call()
+
+
+async def _resolve_nothing(name: str) -> tuple[list[srv.Record], float]:
+    raise OSError(f"{name} cannot be resolved: there is no DNS in this world")

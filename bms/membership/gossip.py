@@ -1,17 +1,20 @@
-"""Carries out what the view decides: dials members, tells linked nodes about new cards, and says goodbye.
+"""Carries out what the membership machines decide: packets, dials, events.
 
-One loop drives the plain machine; each dial is a task of its own. Cards from peers are verified before the view sees
-them: a card speaks only for the node that signed it, whoever relays it. On a new link each side sends the cards it has,
-in messages of at most `_CARDS_PER_MESSAGE`.
+`swim` decides who is there, `view` whom to dial; one loop drives both, and each dial is a task of its own. What a
+member says reaches them through `believed`. Packets go as datagrams where there are any, otherwise over the link; what
+is too long for a datagram, or beside a probe's datagrams, goes over the link.
+
+This node's own card goes to every linked node when it changes, to all others with the gossip.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Callable, Iterable
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
-import attrs
 import trio
 
 from ..config import Config
@@ -20,165 +23,347 @@ from ..errors import MeshError, UnreachableError
 from ..net.handshake import DuplicateLinkError
 from ..net.link import Handler, Link
 from ..net.pool import Pool
-from ..security.records import TCP, NodeRecord
+from ..security.identity import Identity
+from ..security.records import TCP, Accusation, NodeRecord
 from ..security.trust import Trust
-from ..values import Address, NodeId
-from ..wire.messages import Members
-from .view import Changed, Dial, Effect, Spread, View
+from ..values import Address, NodeEvent, NodeId
+from ..wire.messages import Packet
+from .believed import Believed, accusation_claim, own_claim
+from .claims import Changed, Claim, Delta, Digest, Effect, Get, Kind, Measured, Message, Refuted, Send, Want
+from .coordinates import Coordinate, Coordinates
+from .packets import encode_packet, parse_packet_untrusted
+from .swim import Swim, Tuning
+from .view import View
+from .watching import Watches
 
-__all__ = ["Gossip", "NodeEvent"]
+__all__ = ["Gossip", "PacketService"]
 
 log = logging.getLogger("bms.membership")
 
-_CARDS_PER_MESSAGE = 64
-_RESEND_S = 1.0
+_PAIRS_PER_PACKET = 64
+_PACKET_HEAD_BYTES = 64
+_WANT_S = 1.0
+_WANTED_MAX = 4096
 # Admission, record and details have 4 KiB each at most; every peer takes frames of this size.
 _CARD_BYTES_MAX = 16 * 1024
 
 
-@attrs.frozen
-class NodeEvent:
-    """What happened to a member: "joined", "suspected", "failed", "left" or "updated"."""
+class PacketService(Protocol):
+    """What gossip needs of `net.datagrams`."""
 
-    what: str
-    node_id: NodeId
+    def send(self, node_id: NodeId, payload: bytes, to: Address | None = None) -> bool:
+        """Send one datagram to a member; False if that cannot be."""
+        ...
+
+    def receive_nowait(self) -> None:
+        """Handle what has arrived."""
+        ...
+
+    def forget(self, node_id: NodeId) -> None:
+        """Drop the keys of a member that is gone."""
+        ...
 
 
 class Gossip:
-    """The membership subsystem of one node."""
+    """The membership subsystem of one node. `sign(incarnation)` makes this node's record anew at that incarnation."""
 
     name = "membership"
 
     def __init__(
         self,
         *,
-        view: View,
+        identity: Identity,
         trust: Trust,
+        config: Config,
         counters: Counters,
-        my_card: Callable[[], list[object]],
+        chance: random.Random,
+        my_record: Callable[[], NodeRecord],
+        sign: Callable[[int], None],
         on_outdated: Callable[[NodeRecord], None],
     ) -> None:
-        self.view = view
         self.pool: Pool | None = None
+        self.datagrams: PacketService | None = None
         self.is_leaving = False
-        self._trust = trust
+        self._is_started = False
+        self._identity = identity
         self._counters = counters
-        self._my_card = my_card
+        self._my_record = my_record
+        self._sign = sign
         self._on_outdated = on_outdated
         self._nursery: trio.Nursery | None = None
         self._wake = trio.Event()
-        self._owed: dict[Link, None] = {}
-        """Links whose queue had no room for cards: they get all of them when there is."""
-        self._resend_at = 0.0
-        self._watchers: list[Callable[[NodeEvent], None]] = []
-        self.routes: dict[type, Handler] = {Members: self._receive_members}
+        self._owed: set[NodeId] = set()
+        """Members whose link had no room for this node's card: they get it when there is."""
+        self._wants: dict[NodeId, float] = {}
+        self.watches = Watches()
+        self.coordinates = Coordinates(chance)
+        self.positions: dict[NodeId, Coordinate] = {}
+        """The coordinates of members, as they last said."""
+        self.view = View(
+            identity.node_id, redial_interval_s=config.gossip.redial_interval_s,
+            redial_interval_max_s=config.gossip.redial_interval_max_s, chance=chance,
+        )  # fmt: skip
+        self.swim = Swim(self._me(), accuse=self._accuse, refute=self._refute, chance=chance, tuning=_tuning(config))
+        self._believed = Believed(identity.node_id, trust, self.swim.known.get)
+        self.routes: dict[type, Handler] = {Packet: self._receive_over_link}
 
     # ------------------------------------------------------------------ life
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Drive the view until cancelled."""
+        """Drive the machines until cancelled."""
         self.view.no_dials()
+        if not self._is_started:
+            self._is_started = True
+            self.swim.start(trio.current_time())
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
                 task_status.started()
                 while True:
-                    deadline = self.view.deadline()
-                    until = float("inf") if deadline is None else deadline
                     self._wake = trio.Event()
-                    with trio.move_on_at(min(until, self._resend_at) if self._owed else until):
+                    with trio.move_on_at(self._deadline()):
                         await self._wake.wait()
-                    self._act(self.view.tick(trio.current_time()))
-                    self._send_owed(trio.current_time())
+                    self._turn()
         finally:
             self._nursery = None
 
+    def _deadline(self) -> float:
+        deadlines = [self.swim.deadline(), self.view.deadline()]
+        return min((deadline for deadline in deadlines if deadline is not None), default=float("inf"))
+
+    def _turn(self) -> None:
+        if self.datagrams is not None:
+            # First what has arrived: when this process was stalled, an answer may be waiting for a time-out.
+            self.datagrams.receive_nowait()
+        now = trio.current_time()
+        self._act(self.swim.tick(now))
+        for node_id in self.view.tick(now):
+            if self._nursery is not None:
+                self._nursery.start_soon(self._dial, node_id)
+        for node_id in list(self._owed):
+            self._owed.discard(node_id)
+            self._introduce(node_id)
+
     def reconfigure(self, config: Config) -> None:
-        """Use new times at once, also for members that are suspect already."""
+        """Use new times from now on."""
         self.view.retime(
-            suspicion_timeout_s=config.gossip.suspicion_timeout_s,
             redial_interval_s=config.gossip.redial_interval_s,
             redial_interval_max_s=config.gossip.redial_interval_max_s,
         )
+        self.swim.retime(_tuning(config), trio.current_time())
         self._wake.set()
 
-    def watch(self, watcher: Callable[[NodeEvent], None]) -> Callable[[], None]:
-        """Call `watcher` with each event from now on; returns what ends it."""
-        self._watchers.append(watcher)
-        return lambda: self._watchers.remove(watcher)
+    def use(self, identity: Identity) -> None:
+        """Show this admission from now on."""
+        self._identity = identity
+
+    # ------------------------------------------------------------------ this node's own word
+
+    def _me(self) -> Claim:
+        return own_claim(self._identity.admission, self._my_record())
+
+    def announce(self) -> None:
+        """Tell all what this node's record says now."""
+        self.swim.announce(self._me(), trio.current_time())
+        for link in self._links():
+            self._introduce(link.node_id)
+        self._wake.set()
+
+    async def leave(self, seconds: float) -> None:
+        """Tell all that this node leaves, as its record says; waits, if some are not linked, for it to get around."""
+        self.is_leaving = True
+        self._act(self.swim.leave(self._me(), trio.current_time()))
+        linked = {link.node_id for link in self._links()}
+        for node_id in linked:
+            self._introduce(node_id)
+        if any(self.swim.is_present(node_id) for node_id in self.swim.known.keys() - linked):
+            with trio.move_on_after(seconds):
+                while not self.swim.is_quiet:  # noqa: ASYNC110 - the gossip rounds are the loop's own
+                    await trio.sleep(self.swim.tuning.gossip_interval_s)
+
+    def _introduce(self, node_id: NodeId) -> None:
+        if not self._send_over_link(node_id, [self.swim.me]):
+            self._counters.add("membership.cards_unsent")
+            if self._link(node_id) is not None:
+                self._owed.add(node_id)
+
+    def _refute(self, incarnation: int) -> Claim:
+        self._sign(incarnation)
+        return self._me()
+
+    def _accuse(self, node_id: NodeId, boot: int, incarnation: int, kind: Kind) -> Claim:
+        return accusation_claim(
+            Accusation.sign(
+                self._identity.node_key,
+                mesh_id=self._identity.mesh_id,
+                node_id=node_id,
+                boot=boot,
+                incarnation=incarnation,
+                kind=int(kind),
+            )
+        )
 
     # ------------------------------------------------------------------ events
 
     def link_up(self, link: Link) -> None:
-        """A link came up: note its node, and tell it whom we know."""
-        self._act(self.view.link_up(link.peer.admission, link.peer.record, trio.current_time()))
-        self._send_cards(link, [self._my_card(), *self.view.cards()])
+        """A link came up, and with it its node's card."""
+        now = trio.current_time()
+        claim = own_claim(link.peer.admission, link.peer.record)
+        self._act(self._learn([claim], now, None))
+        if link.node_id in self.view.members:
+            self.view.link_up(link.node_id, now)
+        self._act(self.swim.link_up(link.node_id, now))
 
     def link_down(self, link: Link, last: bool) -> None:
         """A link ended; no evidence about its node when this one is leaving."""
         if last and not self.is_leaving:
-            self._act(self.view.link_down(link.node_id, trio.current_time()))
+            now = trio.current_time()
+            self._act(self.swim.link_down(link.node_id, now))
+            self.view.link_down(link.node_id, now)
+            self._wake.set()
 
-    def announce(self) -> None:
-        """Send one's own card, which has changed, to every linked node."""
-        for link in self._links():
-            self._send_cards(link, [self._my_card()])
-
-    def _links(self) -> list[Link]:
-        return [link for link in (self.pool.links.values() if self.pool else ()) if link.is_open]
-
-    def _send_cards(self, link: Link, cards: list[list[object]]) -> None:
-        count = min(_CARDS_PER_MESSAGE, link.peer.frame_bytes_max // _CARD_BYTES_MAX)
-        for start in range(0, len(cards), count):
-            if not link.send_nowait(Members(cards[start : start + count])):
-                self._counters.add("membership.cards_unsent")
-                if link.is_open:
-                    self._owed[link] = None
-                    self._wake.set()
-                return
-
-    def _send_owed(self, now: float) -> None:
-        if self._owed and now >= self._resend_at:
-            self._resend_at = now + _RESEND_S
-            owed, self._owed = self._owed, {}
-            for link in owed:
-                self._send_cards(link, [self._my_card(), *self.view.cards()])
-
-    def _receive_members(self, link: Link, message: Members) -> None:
+    def receive(self, node_id: NodeId, payload: bytes, *, stream: bool = False) -> None:
+        """A member's packet, proven to be its own; RemoteProtocolError if it is malformed."""
         now = trio.current_time()
-        for card in message.cards:
-            admission, record = self._trust.check_card_untrusted(card)
-            mine = self._my_card()
-            if record.signed == mine[1]:
-                continue
-            self._counters.add("membership.cards_received")
-            if record.node_id == self.view.me:
-                self._on_outdated(record)
-                continue
-            self._act(self.view.learn(admission, record, now, link.node_id))
+        believed = self._believed
+        believed.sender, believed.now = node_id, now
+        messages, coordinate = parse_packet_untrusted(payload, believed)
+        self.view.heard(node_id, now)
+        if believed.dropped:
+            self._counters.add("membership.words_over_limit", believed.dropped)
+            believed.dropped = 0
+        outdated, believed.outdated = believed.outdated, []
+        wanted, believed.wanted = believed.wanted, []
+        for record in outdated:
+            self._on_outdated(record)
+        for wanted_id in wanted:
+            self._want(wanted_id, node_id, now)
+        effects = self._handle(messages, node_id, now, stream=stream)
+        if coordinate:
+            self._place(Coordinate.parse_untrusted(coordinate), node_id, effects)
+        self._act(effects)
+
+    def _place(self, coordinate: Coordinate, node_id: NodeId, effects: list[Effect]) -> None:
+        """A member has said where it is; if a round trip was measured with that, it moves this node."""
+        self.positions[node_id] = coordinate
+        for effect in effects:
+            if isinstance(effect, Measured) and effect.node_id == node_id:
+                self.coordinates.update(node_id, coordinate, effect.rtt_s)
+
+    def _receive_over_link(self, link: Link, message: Packet) -> None:
+        self.receive(link.node_id, message.payload, stream=True)
+
+    def _handle(self, messages: Sequence[Message], node_id: NodeId, now: float, *, stream: bool) -> list[Effect]:
+        before = dict.fromkeys(_words(messages))
+        effects = self.swim.handle(messages, node_id, now, stream=stream)
+        self._keep(before, now)
+        return effects
+
+    def _learn(self, claims: list[Claim], now: float, sender: NodeId | None) -> list[Effect]:
+        effects = self.swim.learn(claims, now, sender)
+        self._keep(claims, now)
+        return effects
+
+    def _keep(self, claims: Iterable[Claim], now: float) -> None:
+        """Take the cards that the failure detector has accepted into the view."""
+        for claim in claims:
+            if self.swim.known.get(claim.node_id) is claim:
+                admission, record = claim.wire
+                member = self.view.members.get(claim.node_id)
+                state = self.swim.state(claim.node_id)
+                if state is not None and (member is None or member.record is not record):
+                    self.view.learn(admission, record, state, now)
 
     # ------------------------------------------------------------------ effects
 
     def _act(self, effects: Iterable[Effect]) -> None:
         for effect in effects:
-            if isinstance(effect, Dial):
-                if self._nursery is not None:
-                    self._nursery.start_soon(self._dial, effect.node_id)
-            elif isinstance(effect, Spread):
-                member = self.view.members[effect.node_id]
-                for link in self._links():
-                    if link.node_id not in (effect.node_id, effect.learned_from):
-                        self._send_cards(link, [member.card])
-            elif isinstance(effect, Changed):
-                self._tell(NodeEvent(effect.what, effect.node_id))
+            match effect:
+                case Send():
+                    self._send(effect)
+                case Changed():
+                    self._changed(effect)
+                case Want():
+                    self._want(effect.node_id, effect.sender, trio.current_time())
+                case Refuted():
+                    self._counters.add("membership.refuted")
+                    log.info("%s held this node for %s, which it took back", effect.by.short, effect.kind.name.lower())
+                case Measured():
+                    pass  # see `_place`
         self._wake.set()
 
-    def _tell(self, event: NodeEvent) -> None:
-        member = self.view.members[event.node_id]
-        log.info("%s %s %s", event.what, event.node_id.short, member.record.name)
-        self._counters.add(f"membership.{event.what}")
-        for watcher in list(self._watchers):
-            watcher(event)
+    def _send(self, send: Send) -> None:
+        if not send.stream and self.datagrams is not None:
+            payload = encode_packet(send.messages, stream=False, coordinate=self.coordinates.mine.encode())
+            if self.datagrams.send(send.to, payload):
+                return
+        self._send_over_link(send.to, send.messages)
+
+    def _send_over_link(self, node_id: NodeId, messages: Sequence[Message]) -> bool:
+        link = self._link(node_id)
+        if link is None:
+            return False
+        return all(link.send_nowait(Packet(payload)) for payload in self._payloads(messages, link.peer.frame_bytes_max))
+
+    def _payloads(self, messages: Sequence[Message], frame_bytes_max: int) -> Iterable[bytes]:
+        """Packets for a link, each of which fits into a frame."""
+        count = min(_PAIRS_PER_PACKET, frame_bytes_max // _CARD_BYTES_MAX)
+        short: list[Message] = []
+        for message in messages:
+            if isinstance(message, Delta):
+                for start in range(0, len(message.pairs), count):
+                    yield encode_packet([Delta(message.pairs[start : start + count])], stream=True)
+            elif isinstance(message, Digest) and message.size + _PACKET_HEAD_BYTES > frame_bytes_max:
+                whole = Delta(tuple((claim, None) for claim in self.swim.known.values()))
+                yield from self._payloads([whole], frame_bytes_max)
+            else:
+                short.append(message)
+        if short:
+            yield encode_packet(short, stream=True)
+
+    def _want(self, node_id: NodeId, sender: NodeId, now: float) -> None:
+        """Ask for a member's card where it was spoken of, or whoever else is linked; not more often than needed."""
+        if now - self._wants.get(node_id, -_WANT_S) < _WANT_S:
+            return
+        if len(self._wants) >= _WANTED_MAX:
+            self._wants.clear()
+        self._wants[node_id] = now
+        asked = sender if self._link(sender) is not None else next((link.node_id for link in self._links()), None)
+        if asked is not None:
+            self._send_over_link(asked, [Get((node_id,))])
+
+    def _changed(self, effect: Changed) -> None:
+        now = trio.current_time()
+        claim = self.swim.known.get(effect.node_id)
+        if claim is not None:
+            self._keep([claim], now)
+        member = self.view.members.get(effect.node_id)
+        if member is None:
+            return
+        state = self.swim.state(effect.node_id)
+        if state is None:
+            self.view.forget(effect.node_id)
+            self._believed.forget(effect.node_id)
+            self._wants.pop(effect.node_id, None)
+            self.coordinates.forget(effect.node_id)
+            self.positions.pop(effect.node_id, None)
+            if self.datagrams is not None:
+                self.datagrams.forget(effect.node_id)
+        else:
+            self.view.turned(effect.node_id, state, now)
+        by = "" if effect.by in (None, self.view.me) else f", by the word of {effect.by[:8]}"
+        log.info("%s %s %s%s", effect.what, effect.node_id.short, member.record.name, by)
+        self._counters.add(f"membership.{effect.what}")
+        accuser = effect.by if by else None
+        self.watches.tell(NodeEvent(effect.what, effect.node_id, member.record.name, accuser))
+
+    # ------------------------------------------------------------------ links
+
+    def _link(self, node_id: NodeId) -> Link | None:
+        return None if self.pool is None else self.pool.link(node_id)
+
+    def _links(self) -> list[Link]:
+        return [link for link in (self.pool.links.values() if self.pool else ()) if link.is_open]
 
     async def _dial(self, node_id: NodeId) -> None:
         member = self.view.members.get(node_id)
@@ -186,14 +371,36 @@ class Gossip:
             return
         addresses = [Address(host, port) for kind, host, port in member.record.addresses if kind == TCP]
         link, errors = await self.pool.dial_any(addresses)
+        now = trio.current_time()
         if link is None and not any(isinstance(error, DuplicateLinkError) for error in errors):
             for error in errors:
                 log.debug("dialing %s: %s", node_id.short, error)
-            refused = bool(errors) and all(_is_refused(error) for error in errors)
-            self._act(self.view.dialed(node_id, trio.current_time(), refused=refused))
+            self.view.dialed(node_id, now)
+            if errors and all(_is_refused(error) for error in errors) and member.heard_at is not None:
+                self._act(self.swim.refused(node_id, now))
         elif link is None or link.node_id != node_id:
             # Either another link stays, and has come or comes up by itself, or somebody else lives at that address now.
-            self._act(self.view.dialed(node_id, trio.current_time(), refused=False))
+            self.view.dialed(node_id, now)
+        self._wake.set()
+
+
+def _tuning(config: Config) -> Tuning:
+    gossip = config.gossip
+    return Tuning(
+        probe_interval_s=gossip.probe_interval_s,
+        alpha=gossip.suspicion_alpha,
+        gossip_interval_s=gossip.gossip_interval_s,
+        reconnect_interval_s=gossip.redial_interval_max_s,
+    )
+
+
+def _words(messages: Iterable[Message]) -> Iterable[Claim]:
+    for message in messages:
+        if isinstance(message, Claim):
+            if message.kind in (Kind.ALIVE, Kind.LEFT):
+                yield message
+        elif isinstance(message, Delta):
+            yield from (own for own, _ in message.pairs)
 
 
 def _is_refused(error: MeshError) -> bool:

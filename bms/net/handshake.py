@@ -210,6 +210,8 @@ async def shake_hands(
             raise RemoteProtocolError(f"{type(answer).__name__} came where proof belongs")
         if not keys.verify(peer.node_id.raw, DOMAIN, _transcript(1 - my_role, spkis, hellos), answer.signature):
             raise RemoteProtocolError("the proof does not belong to this channel and node", code=CloseCode.REFUSED)
+        # A member, not a stranger any more: what it sends right behind its welcome may be as long as on a link.
+        frames.reader.frame_bytes_max = max(me.frame_bytes_max, _HANDSHAKE_FRAME_BYTES_MAX)
         if dialed:
             await _say(channel, frames, proof)
             _, welcome = await frames.next()

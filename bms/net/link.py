@@ -58,7 +58,6 @@ Handler = Callable[["Link", Any], None]
 
 _REPLIES = (Ok, Error, Response, SyncState, Ids, Entries, Chunks)
 _SEND_BYTES = 64 * 1024
-_RETIRE_S = 2.0
 _LINGER_S = 1.0
 _FAREWELL_S = 0.1
 _REASON_BYTES = 1000
@@ -87,6 +86,7 @@ class Link:
         self.boot = peer.boot
         self.dialed = dialed
         self.is_open = True
+        self.since = trio.current_time()
         self.ended = trio.Event()
         self.reason = ""
         self.rtt_s: float | None = None
@@ -109,7 +109,6 @@ class Link:
         self._wake = trio.Event()
         self._room = trio.Event()
         self._calls: dict[int, trio.lowlevel.Task] = {}
-        self._answered = trio.Event()
         # Callers that were answered by one read ask again together: their requests go out together, by the writer.
         self._answered_together = 0
         self._last_id = 0
@@ -277,8 +276,6 @@ class Link:
             return
         if isinstance(message, _REPLIES):
             task = self._calls.pop(message.id, None)
-            if not self._calls:
-                self._answered.set()
             self._answered_together += 1
             if task is not None:  # otherwise its caller has given up
                 trio.lowlevel.reschedule(task, outcome.Value(message))
@@ -315,7 +312,9 @@ class Link:
             # One that was answered late or never is measured anew.
             if self._ping is None or now - self._ping[1] > gossip.keepalive_timeout_s:
                 self._ping = (self._last_id, now, self._wall_time())
-                self.send_nowait(Ping(id=self._last_id, time=int(self._ping[2] * 1000)))
+                if self.is_open and self._queued_bytes <= self._config.limits.link_queue_bytes_max:
+                    self._enqueue(Ping(id=self._last_id, time=int(self._ping[2] * 1000)))
+                    self._flush_nowait()  # from here: waking the writer would cost more than the ping
             self._retimed = trio.Event()
             with trio.move_on_after(gossip.keepalive_interval_s):
                 await self._retimed.wait()
@@ -356,11 +355,10 @@ class Link:
             self._wake.set()
 
     async def retire(self) -> None:
-        """Let calls under way end for a moment, then finish: another link serves this peer now."""
-        self._answered = trio.Event()
-        with trio.move_on_after(_RETIRE_S):
-            if self._calls:
-                await self._answered.wait()
+        """Finish after a while: another link serves this peer now. Until then calls under way may end, those of the
+        peer as well, which may not yet know of the other link. A peer that needs longer would count as silent.
+        """
+        await trio.sleep(self._config.gossip.keepalive_timeout_s)
         self.finish("another link to this node stays", CloseCode.DUPLICATE)
 
     async def run(self) -> None:

@@ -9,7 +9,9 @@ sides decide alike:
     same boot, same side dialed    the new link; that side has given the old one up
     same boot, both sides dialed   the link dialed by the lower NodeId
 
-A link that loses is retired: calls under way on it may end. Bounds: `limits.handshakes_max` unfinished handshakes in
+A link that loses is retired: both sides still take in what comes on it, and calls under way may end. That holds for a
+new link, too, once the listener has welcomed the dialer: from then on either side may have sent what it will not send
+again. Bounds: `limits.handshakes_max` unfinished handshakes in
 all and a quarter of that from one host, so that a single host cannot fill them; `max_connections` links. What is beyond
 is closed at once and counted. A handshake has `limits.handshake_timeout_s` altogether, however slowly its bytes come.
 """
@@ -196,14 +198,14 @@ class Pool:
                     now_ms=int(self._world.wall_time() * 1000),
                     token_bytes=self._world.token_bytes,
                     seen_as=seen_as,
-                    decide=lambda peer: self._admit(peer, dialed),
+                    decide=self._decide,
                 )
                 link = Link(
                     channel, peer, reader, waiting, dialed=dialed, config=self._config, counters=self._counters,
                     routes=self._routes, wall_time=self._world.wall_time,
                 )  # fmt: skip
                 # Again, since a listener's welcome took time: nothing waits between this and the registration.
-                self._admit(peer, dialed)
+                self._admit(peer)
                 channel = None  # the link owns it now
                 return link
         except trio.TooSlowError:
@@ -231,8 +233,14 @@ class Pool:
         channel: Channel = await self._world.secure(stream, identity, server_side)
         return channel
 
-    def _admit(self, peer: Peer, dialed: bool) -> None:
-        """Refuse a proven peer whose link would not stay."""
+    def _decide(self, peer: Peer) -> None:
+        """As the listener: refuse a proven dialer whose link would not stay."""
+        self._admit(peer)
+        if self._is_beaten(peer, dialed=False):
+            raise RemoteProtocolError("another link to this node stays", code=CloseCode.DUPLICATE)
+
+    def _admit(self, peer: Peer) -> None:
+        """Refuse a proven peer that may have no link."""
         old = self.link(peer.node_id)
         if self._is_draining:
             raise RemoteProtocolError("this node is leaving", code=CloseCode.GOING_AWAY)
@@ -245,15 +253,21 @@ class Pool:
             raise RemoteProtocolError("a newer boot of this node is connected", code=CloseCode.REPLACED)
         elif peer.boot == old.boot and peer.record.boot_id != old.peer.record.boot_id:
             raise RemoteProtocolError("this node's key is in use twice", code=CloseCode.COPIED_KEY)
-        elif peer.boot == old.boot and dialed != old.dialed:
-            me = self._introduce().identity.node_id
-            if (me if dialed else peer.node_id) > (peer.node_id if dialed else me):
-                raise RemoteProtocolError("another link to this node stays", code=CloseCode.DUPLICATE)
+
+    def _is_beaten(self, peer: Peer, *, dialed: bool) -> bool:
+        """Whether both sides dialed, and the other one's link stays."""
+        old = self.link(peer.node_id)
+        if old is None or peer.boot != old.boot or dialed == old.dialed:
+            return False
+        me = self._introduce().identity.node_id
+        return (me if dialed else peer.node_id) > (peer.node_id if dialed else me)
 
     def _register(self, link: Link) -> Link | None:
-        """Make `link` the one that is used for its node; the one it replaces back."""
-        old = self.links.get(link.node_id)
-        self.links[link.node_id] = link
+        """Make `link` the one that is used for its node, unless it is beaten; the one that is not used (any more)."""
+        old: Link | None = link
+        if not self._is_beaten(link.peer, dialed=link.dialed):
+            old = self.links.get(link.node_id)
+            self.links[link.node_id] = link
         self._all[link] = None
         self._counters.add("net.links_opened")
         log.info("link with %s %s", link.node_id.short, link.peer.record.name)
@@ -270,10 +284,12 @@ class Pool:
             link.end("internal error", CloseCode.GOING_AWAY)
 
     async def _serve_link(self, link: Link, old: Link | None) -> None:
-        """Serve a registered link to its end, and tell."""
+        """Serve a registered link to its end, and tell; `old` is retired meanwhile."""
         try:
             async with trio.open_nursery() as nursery:
-                if old is not None and old.is_open:
+                if old is not None and old.boot < link.boot:
+                    old.finish("a newer boot of this node came", CloseCode.REPLACED)
+                elif old is not None and old.is_open:
                     nursery.start_soon(old.retire)
                 await link.run()
                 nursery.cancel_scope.cancel()
@@ -295,7 +311,8 @@ class Pool:
 
     async def _adopt(self, link: Link) -> Link | None:
         """Register a new link and serve it in the pool's nursery; None if this node stopped meanwhile."""
-        if self._nursery is None or self._is_draining:
+        # A nursery that ends may be closed before `run` goes on, and nobody would serve the link.
+        if self._nursery is None or self._nursery.cancel_scope.cancel_called or self._is_draining:
             link.end("this node stopped", CloseCode.GOING_AWAY)
             await link.run()
             return None
@@ -332,7 +349,7 @@ class Pool:
         adopted = await self._adopt(link)
         if adopted is None:
             raise UnreachableError("this node is not running")
-        return adopted
+        return self.link(link.node_id) or adopted
 
     async def dial_any(self, addresses: Iterable[Address]) -> tuple[Link | None, list[MeshError]]:
         """Try addresses one after another; the link, or None with what each said."""

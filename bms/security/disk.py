@@ -91,8 +91,12 @@ def replace_files(folder: Path, files: Mapping[str, bytes]) -> None:
     finish_replacing(folder)
     scratch = folder / f".{_PENDING}.new"
     _fill(scratch, files)
+    if failpoints.ARMED:
+        failpoints.hit("identity.before_commit")
     os.rename(scratch, folder / _PENDING)
     _flush(folder)
+    if failpoints.ARMED:
+        failpoints.hit("identity.committed")
     finish_replacing(folder)
 
 
@@ -103,6 +107,8 @@ def finish_replacing(folder: Path) -> None:
         return
     for name in sorted(os.listdir(pending)):
         os.rename(pending / name, folder / name)
+        if failpoints.ARMED:
+            failpoints.hit("identity.moved")
     # The names must be durable before the journal that could restore them goes.
     _flush(folder)
     os.rmdir(pending)

@@ -12,7 +12,8 @@ and admits itself; otherwise a ConfigError names the ways there are.
 An identity is loaded only if it agrees with itself: the TLS key is the certificate's, node key, certificate and
 admission name one node, and certificate and admission are by an issuer of the bundle that counts. So what a node shows
 to others was believable to itself. A stored certificate that has lived 2/3 of its life is renewed, with a fresh TLS
-key, where an authority is at hand; the node's own keys and its admission stay.
+key, where an authority is at hand; the node's own keys and its admission stay. One in memory is renewed while the node
+runs.
 
 Deliberately absent, for now: tickets, and renewal over the network.
 """
@@ -231,17 +232,17 @@ def reload_identity(
     """The identity of a running node as its files are now, renewed if it is time; `current` if they say the same.
 
     Raises ConfigError, and nothing was changed, if they are broken or not of this node, mesh and bundle. An identity in
-    memory stays as it is.
+    memory has no files: it is renewed if it is time, and otherwise stays as it is.
     """
     now = wall_time()
+    finder = _Finder(config, folder, home / config.mesh_name / DEV_AUTHORITY, token_bytes, now)
     if config.key_path is not None and config.cert_path is not None and config.trust_path is not None:
         place = config.cert_path
         found = load_identity_files(config.key_path, place, config.trust_path, now)
     elif folder is None:
-        return current
+        return finder.renew_in_memory(current)
     else:
         place = folder / FOLDER / _FILES["cert_path"]
-        finder = _Finder(config, folder, home / config.mesh_name / DEV_AUTHORITY, token_bytes, now)
         with _disk_errors("persistence_path", folder), disk.locked(folder / "identity.lock"):
             found = finder.reload(_stored(folder))
     if found.mesh_id != current.mesh_id or found.node_id != current.node_id:
@@ -329,6 +330,26 @@ class _Finder:
             return stored
         log.info("renewed the certificate of node %s", stored.node_id.short)
         return _read(*(place / name for name in _FILES.values()))
+
+    def renew_in_memory(self, current: Identity) -> Identity:
+        """An identity without files, renewed if it is time: by its own authority, or by that of this machine."""
+        if self.now < current.renew_at:
+            return current
+        try:
+            authority = current.authority or Authority.load(
+                self.dev_folder, token_bytes=self.token_bytes, field="dev_mode"
+            )
+            if authority.mesh_id != current.mesh_id:
+                raise RefusedError(f"the authority in {self.dev_folder} is of another mesh by now")
+            files = authority.issue_identity(
+                current.node_key, current.box_key, now=self.now, admission=current.admission
+            )
+        except (RefusedError, ConfigError) as error:  # it may still be valid
+            log.warning("the certificate of node %s could not be renewed: %s", current.node_id.short, error)
+            return current
+        log.info("renewed the certificate of node %s", current.node_id.short)
+        renewed = _from_files(attrs.evolve(files, trust_pem=current.trust_pem))
+        return attrs.evolve(renewed, authority=current.authority)
 
     def _own_authority(self) -> Authority | None:
         if self.folder is None:

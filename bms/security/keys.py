@@ -8,7 +8,7 @@ Keys are made from injected random bytes, so that a simulated mesh has the same 
 deterministic (RFC 6979) where the library can do it: no signature depends on the quality of chance.
 
 A secret half never appears in `repr`. Deliberately absent: passphrases on key files (file modes guard them), and the
-use of box keys, which datagrams and sealed messages bring.
+use of box keys (see `pairwise`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Admissions and node records: the two signed objects that make a node a member one can find (formats.md).
+"""What is signed about a node's being there: admissions, node records, accusations (formats.md).
 
     admission   [1, mesh_id, node_id, issuer_id, serial, role, grants, extra]                       signed by an issuer
     record      [1, mesh_id, node_id, boot, boot_id, incarnation, state, details_hash, time, extra]   signed by the node
     details     [1, name, addresses, tags, box_keys, versions, extra]                         bound by the record's hash
+    accusation  [1, mesh_id, accuser, node_id, boot, incarnation, kind, extra]                     signed by the accuser
 
 A **card** is `[admission, record, details]` of one node. Parsing here checks the shape, the bounds, the encoding and
 the signature against the id that the object itself names; whether that issuer and that mesh count is `trust`'s to say.
@@ -41,20 +42,26 @@ from .signed import (
 )
 
 __all__ = [
+    "ACCUSATION_DOMAIN",
     "ADMISSION_DOMAIN",
     "ALIVE",
+    "DEAD",
     "LEFT",
     "MEMBER_GRANTS",
     "RECORD_DOMAIN",
+    "SUSPECT",
     "TCP",
     "UDP",
+    "Accusation",
     "Admission",
     "Bundle",
     "NodeRecord",
+    "peek_record_untrusted",
 ]
 
 ADMISSION_DOMAIN = "bms-admission-v1"
 RECORD_DOMAIN = "bms-node-v1"
+ACCUSATION_DOMAIN = "bms-accusation-v1"
 DETAILS_CONTEXT = "bms details v1"
 BODY_BYTES_MAX = 4096
 GRANTS_MAX = 64
@@ -62,6 +69,7 @@ SCOPE_BYTES_MAX = 300
 MEMBER_GRANTS: tuple[tuple[str, int], ...] = (("*", 15),)
 
 ALIVE, LEFT = 0, 1
+SUSPECT, DEAD = 1, 2
 TCP, UDP = 0, 1
 ADDRESSES_MAX = 32
 TAGS_MAX = 64
@@ -221,6 +229,69 @@ class NodeRecord:
         if not verify(record.node_id.raw, RECORD_DOMAIN, body, signature):
             raise RemoteProtocolError("node record: its signature is not its node's", code=REFUSED)
         return record
+
+
+def peek_record_untrusted(signed: object) -> tuple[NodeId, tuple[int, int], bytes]:
+    """Of whom a record is, its (boot, incarnation) and the hash of its details, without a look at its signature."""
+    body, _ = split_untrusted(signed, "node record", BODY_BYTES_MAX)
+    _, node_id, boot, _, incarnation, _, details_hash, _ = body_untrusted(body, "node record", 8)
+    return (
+        NodeId.of(bytes_untrusted(node_id, "record node id")),
+        (uint_untrusted(boot, "record boot"), uint_untrusted(incarnation, "record incarnation", INCARNATION_MAX)),
+        bytes_untrusted(details_hash, "record details hash"),
+    )
+
+
+@attrs.frozen
+class Accusation:
+    """A member's word that another one, at that point of its life, does not answer. `kind` is `SUSPECT` or `DEAD`."""
+
+    mesh_id: bytes = attrs.field(repr=bytes.hex)
+    accuser: NodeId
+    node_id: NodeId
+    boot: int
+    incarnation: int
+    kind: int
+    body: bytes = attrs.field(repr=False)
+    signature: bytes = attrs.field(repr=False)
+
+    @property
+    def signed(self) -> list[bytes]:
+        """The signed object as it was received."""
+        return [self.body, self.signature]
+
+    @classmethod
+    def sign(
+        cls, node_key: NodeKey, *, mesh_id: bytes, node_id: NodeId, boot: int, incarnation: int, kind: int
+    ) -> Accusation:
+        """A new accusation by the node whose key this is; raises LocalProtocolError where a reader would refuse it."""
+        accuser = node_key.node_id
+        body = encode([FORMAT, mesh_id, accuser.raw, node_id.raw, boot, incarnation, kind, {}])
+        with built():
+            return cls.parse_untrusted([body, node_key.sign(ACCUSATION_DOMAIN, body)])
+
+    @classmethod
+    def parse_untrusted(cls, signed: object) -> Accusation:
+        """Read an accusation signed by the accuser that it names; raises RemoteProtocolError."""
+        body, signature = split_untrusted(signed, "accusation", BODY_BYTES_MAX)
+        mesh_id, accuser, node_id, boot, incarnation, kind = body_untrusted(body, "accusation", 6)
+        if kind not in (SUSPECT, DEAD) or type(kind) is not int:
+            raise RemoteProtocolError("accusation: its kind is neither suspect nor dead")
+        accusation = cls(
+            bytes_untrusted(mesh_id, "accusation mesh id"),
+            NodeId.of(bytes_untrusted(accuser, "accuser")),
+            NodeId.of(bytes_untrusted(node_id, "accused node id")),
+            uint_untrusted(boot, "accusation boot"),
+            uint_untrusted(incarnation, "accusation incarnation", INCARNATION_MAX),
+            kind,
+            body,
+            signature,
+        )
+        if accusation.accuser == accusation.node_id:
+            raise RemoteProtocolError("accusation: nobody accuses itself")
+        if not verify(accusation.accuser.raw, ACCUSATION_DOMAIN, body, signature):
+            raise RemoteProtocolError("accusation: its signature is not its accuser's", code=REFUSED)
+        return accusation
 
 
 def _details_hash(details: bytes) -> bytes:

@@ -6,7 +6,8 @@
 
 One Trust goes with one bundle; another bundle is another Trust. Admissions that were verified are remembered (bounded),
 since the same ones arrive with every link, push and round of gossip. So is the highest admission seen of each node:
-rights are those of that one, not of an older one that the node prefers to show.
+rights are those of that one, not of an older one that the node prefers to show. And so is the newest record of each
+node, one a member: in a mesh of n nodes each link brings the same n cards.
 
 Grants are default deny. A right counts where the scope of a grant is exactly the scope asked for, or ends in `*` and
 what stands before that begins it. Deliberately absent, for now: the deny list.
@@ -38,6 +39,9 @@ class Trust:
         self.bundle = bundle
         self._verified: dict[bytes, Admission] = {}
         self._highest: dict[NodeId, Admission] = {}
+        self._newest: dict[NodeId, NodeRecord] = {}
+        self._records: dict[bytes, NodeRecord] = {}
+        """The same records by their bodies."""
         self._remembering = threading.Lock()
 
     def __repr__(self) -> str:
@@ -77,7 +81,9 @@ class Trust:
         if not isinstance(card, (list, tuple)) or len(card) != 3:
             raise RemoteProtocolError("a card is not an array of admission, record and details")
         admission = self.check_admission_untrusted(card[0])
-        record = NodeRecord.parse_untrusted(card[1], card[2])
+        record = self._remembered_record(card[1], card[2])
+        if record is None:
+            record = NodeRecord.parse_untrusted(card[1], card[2])
         if record.mesh_id != self.bundle.mesh_id:
             raise _refuse("node record is of another mesh")
         if record.node_id != admission.node_id:
@@ -85,7 +91,25 @@ class Trust:
         admission = self._highest[admission.node_id]
         if record.boot > admission.serial + BOOT_AHEAD_MS_MAX:
             raise RemoteProtocolError("node record: its boot is more than 10 years after its admission")
+        self._remember_record(record)
         return admission, record
+
+    def _remembered_record(self, signed: object, details: object) -> NodeRecord | None:
+        """The record of these very bytes, if it is the newest of its node that was verified."""
+        if not isinstance(signed, (list, tuple)) or len(signed) != 2 or type(signed[0]) is not bytes:
+            return None
+        record = self._records.get(signed[0])
+        if record is None or record.signature != signed[1] or record.details != details:
+            return None
+        return record
+
+    def _remember_record(self, record: NodeRecord) -> None:
+        with self._remembering:
+            known = self._newest.get(record.node_id)
+            if known is None or known.order < record.order:
+                if known is not None:
+                    self._records.pop(known.body, None)
+                self._newest[record.node_id] = self._records[record.body] = record
 
     def check_leaf_untrusted(self, der: bytes) -> NodeId:
         """Whose certificate this is, if an issuer that counts has signed it; otherwise RemoteProtocolError.

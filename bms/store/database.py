@@ -355,13 +355,17 @@ class Database:
         if self._is_closed:
             return
         self._is_closed = True
-        with trio.CancelScope(shield=True):  # bounded by the queue's bounds
+        try:
+            with trio.CancelScope(shield=True):  # bounded by the queue's bounds
+                if self._thread is not None:
+                    self._jobs.put(None)
+                    # With a limiter of its own: the program's threads may all be busy.
+                    await trio.to_thread.run_sync(self._thread.join, limiter=trio.CapacityLimiter(1))
+                await trio.lowlevel.checkpoint()
+        finally:
             if self._thread is not None:
-                self._jobs.put(None)
-                # With a limiter of its own: the program's threads may all be busy.
-                await trio.to_thread.run_sync(self._thread.join, limiter=trio.CapacityLimiter(1))
-            await trio.lowlevel.checkpoint()
-        self._close()
+                self._thread.join()  # it has ended, unless Ctrl+C came first, which no shield keeps out
+            self._close()
 
     def close(self) -> None:
         """The same, blocking, for where no Trio runs."""

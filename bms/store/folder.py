@@ -2,7 +2,8 @@
 
 Layout in the node's folder: `<file>` (SQLite), `<file>-wal` and `<file>-shm` (its write-ahead log) and `<file>.lock`,
 which holds the process id of whoever has the store open. The lock is flock(2)'s: it ends with the process, however that
-ends; the number in the file is only for the message.
+ends; the number in the file is only for the message. It covers the whole folder, so also `identity/` and
+`peers.snapshot` (membership/snapshot.py).
 
 What is checked when opening: that the file is a SQLite database and one of ours (`application_id`), and, up to
 `CHECK_BYTES_MAX`, that its pages hang together (`PRAGMA quick_check`). Larger files are only checked as their pages are

@@ -7,7 +7,8 @@ The same seed gives the same run, event for event. See docs/how-to/test-your-pro
     run_simulation, open_sim_world, SimWorld, SimHost, Line     a world to write a test in
     fixtures                                                    the same for pytest: `sim_world`, `mesh_cluster`
     Scenario, run_scenario, shrink                              worlds with a workload, faults and checkers, from files
-    Heap, ViewMesh                                              plain machines by the thousand, without Trio
+    Operation, check_keys, check_register                       whether concurrent reads and writes are linearizable
+    Heap, Swarm, SwarmNode                                      plain machines by the thousand, without Trio
     proxy, namespaces                                           bad networks between real programs, in real time
 
 `python -m bms.testing SCENARIO --seeds 100` runs scenario files. Nothing here is loaded by `import bms`.
@@ -18,11 +19,13 @@ from __future__ import annotations
 from .checkers import CHECKERS, Evidence, Violation
 from .determinism import run_deterministic
 from .faults import Fault
-from .heap import Heap, ViewMesh
+from .heap import Heap
 from .history import History
+from .linearizability import Operation, Verdict, check_keys, check_register
 from .network import Line
 from .runner import Result, Variant, run_scenario, shrink
 from .scenario import Scenario
+from .swarm import Swarm, SwarmNode
 from .trace import Trace
 from .workload import Workload
 from .world import SimHost, SimWorld, open_sim_world, run_simulation
@@ -34,15 +37,20 @@ __all__ = [
     "Heap",
     "History",
     "Line",
+    "Operation",
     "Result",
     "Scenario",
     "SimHost",
     "SimWorld",
+    "Swarm",
+    "SwarmNode",
     "Trace",
     "Variant",
-    "ViewMesh",
+    "Verdict",
     "Violation",
     "Workload",
+    "check_keys",
+    "check_register",
     "open_sim_world",
     "run_deterministic",
     "run_scenario",

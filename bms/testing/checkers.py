@@ -3,6 +3,8 @@
     acknowledged_is_kept    what a write returned for is there afterwards, and nothing that nobody wrote; a write that
                             is durable at one node is not asked for if that node does not come back
     deleted_stays_deleted   a key whose last acknowledged change deleted it is not back
+    linearizable            what the tasks of a host got from a key that they raced for, and what it holds afterwards,
+                            is explained by one order of their operations, across crashes and restarts of the host
     replicas_are_equal      all stores have the same fingerprint, and the same keys with the same values
     at_most_once            no message arrives twice; one that failed ("never sent") does not arrive; one that was
                             acknowledged does, unless its receiver was started anew
@@ -20,10 +22,12 @@ from collections import Counter
 from collections.abc import Callable, Set
 
 import attrs
+import trio
 
 from ..data.tables import from_sql
 from ..errors import NotFoundError
 from .history import ACKNOWLEDGED, FAILED, History, Write
+from .linearizability import LINEARIZABLE, READ, Operation, check_keys
 from .world import SimHost, SimWorld
 
 __all__ = [
@@ -35,6 +39,7 @@ __all__ = [
     "cursors_are_true",
     "deleted_stays_deleted",
     "exactly_the_live",
+    "linearizable",
     "replicas_are_equal",
 ]
 
@@ -111,8 +116,9 @@ def acknowledged_is_kept(evidence: Evidence) -> list[str]:
                 found.append(
                     f"{host}: {key} is {value!r}; it was {[(w.host, w.value, w.outcome) for w in writes[-4:]]}"
                 )
+    tried = {*evidence.history.written(), *evidence.history.raced()}
     for host, contents in evidence.contents.items():
-        found += [f"{host}: nobody wrote {key}" for key in sorted(set(contents) - set(evidence.history.written()))]
+        found += [f"{host}: nobody wrote {key}" for key in sorted(set(contents) - tried)]
     return found
 
 
@@ -127,6 +133,23 @@ def deleted_stays_deleted(evidence: Evidence) -> list[str]:
                 if key in contents:
                     found.append(f"{host}: {key} was deleted and is {contents[key]!r}")
     return found
+
+
+def linearizable(evidence: Evidence) -> list[str]:
+    """See the module. The last operation on each key is a read of it now, by the host that it belongs to."""
+    history = evidence.history
+    now = history.moment(trio.current_time())
+    last = [
+        Operation(
+            client=f"{host} now", kind=READ, key=key, invoked_at=now, returned_at=now,
+            result=evidence.contents[host].get(key),
+        )
+        for key in history.raced()
+        if (host := key.split("/")[1]) in evidence.contents
+    ]  # fmt: skip
+    verdicts = check_keys([*history.operations, *last])
+    evidence.judged["linearizable"] += len(verdicts)
+    return [f"{key}: {verdict}" for key, verdict in verdicts.items() if verdict.outcome != LINEARIZABLE]
 
 
 def replicas_are_equal(evidence: Evidence) -> list[str]:
@@ -183,7 +206,7 @@ def exactly_the_live(evidence: Evidence) -> list[str]:
 CHECKERS: dict[str, Callable[[Evidence], list[str]]] = {
     checker.__name__: checker
     for checker in (
-        acknowledged_is_kept, deleted_stays_deleted, replicas_are_equal, at_most_once, exactly_the_live,
+        acknowledged_is_kept, deleted_stays_deleted, linearizable, replicas_are_equal, at_most_once, exactly_the_live,
     )
 }  # fmt: skip
 """The checkers of a finished run, by name."""

@@ -13,6 +13,8 @@
     disk_full           files cannot grow                                              a write was refused
     disk_slow           every commit takes `amount` s                                  a commit waited
     loss                loses packets on every line with the chance `amount`           a packet was lost
+    duplication         lets datagrams arrive twice, with the chance `amount`          a second copy was taken
+    reordering          holds datagrams back for the line's `overtaken_s`, likewise    one came behind a later one
 
 `lasts_s` of a fault is how long it lasts; with `stays` it is there until the end: a crashed node does not come back.
 """
@@ -22,6 +24,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import attrs
 import trio
@@ -58,6 +61,8 @@ class FaultRun:
         self._faults = faults
         self._restart = restart
         self._busy: set[SimHost] = set()
+        self._lines = sim.network.line, dict(sim.network.lines)
+        self._spoiling: list[Fault] = []
 
     async def run(self, seconds: float) -> None:
         """Let all of them happen; returns when the last has ended. Times beyond `seconds` are moved before it."""
@@ -70,8 +75,8 @@ class FaultRun:
 
     async def _strike(self, place: int, fault: Fault, at: float, chance: random.Random) -> None:
         await trio.sleep(at)
-        if fault.kind == "loss":
-            return await self._lose(place, fault, chance)
+        if fault.kind in LINE_KINDS:
+            return await self._spoil(place, fault, chance)
         if fault.kind.startswith("partition"):
             return await self._partition(place, fault, chance)
         host = await self._victim(chance)
@@ -110,14 +115,23 @@ class FaultRun:
         self._sim.heal(label)
         self.fired[place] += self._sim.fired[label] > 0
 
-    async def _lose(self, place: int, fault: Fault, chance: random.Random) -> None:
-        network = self._sim.network
-        before, lost = (network.line, dict(network.lines)), self._sim.fired["loss"]
-        network.line = attrs.evolve(network.line, loss=fault.amount)
-        network.lines = {pair: attrs.evolve(line, loss=fault.amount) for pair, line in network.lines.items()}
+    async def _spoil(self, place: int, fault: Fault, chance: random.Random) -> None:
+        before = self._sim.fired[fault.kind]
+        if not self._spoiling:
+            self._lines = self._sim.network.line, dict(self._sim.network.lines)
+        self._spoiling.append(fault)
+        self._use_lines()
         await self._last(fault, chance)
-        network.line, network.lines = before
-        self.fired[place] += self._sim.fired["loss"] > lost
+        self._spoiling.remove(fault)
+        self._use_lines()
+        self.fired[place] += self._sim.fired[fault.kind] > before
+
+    def _use_lines(self) -> None:
+        """The lines as they were before, with what the faults under way do to them."""
+        spoilt: dict[str, Any] = {fault.kind: fault.amount for fault in self._spoiling}
+        line, lines = self._lines
+        self._sim.network.line = attrs.evolve(line, **spoilt)
+        self._sim.network.lines = {pair: attrs.evolve(other, **spoilt) for pair, other in lines.items()}
 
     # ------------------------------------------------------------------ processes and machines
 
@@ -182,6 +196,9 @@ KINDS: dict[str, Callable[[FaultRun, int, Fault, SimHost, random.Random], Awaita
     "disk_full": FaultRun._disk,
     "disk_slow": FaultRun._disk,
 }
-"""Faults of one host, by name; beside them there are "partition", "partition_one_way" and "loss"."""
+"""Faults of one host, by name; beside them there are those of `NETWORK_KINDS`."""
 
-NETWORK_KINDS = ("partition", "partition_one_way", "loss")
+LINE_KINDS = ("loss", "duplication", "reordering")
+"""Faults that are a field of `Line`."""
+
+NETWORK_KINDS = ("partition", "partition_one_way", *LINE_KINDS)

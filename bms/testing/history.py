@@ -1,14 +1,18 @@
 """What a workload attempted and what came of it: the record that checkers judge a run by.
 
 Values and messages are unique, so that whatever is found later says who wrote it and when. An attempt whose outcome is
-None is one whose program was killed meanwhile: it may have taken effect or not.
+None is one whose program was killed meanwhile: it may have taken effect or not. Operations on keys for which several
+tasks race are kept as `linearizability` takes them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import attrs
+
+from .linearizability import Operation
 
 __all__ = ["Delivery", "History", "Sending", "Write"]
 
@@ -58,10 +62,21 @@ class History:
     writes: list[Write] = attrs.field(factory=list)
     sendings: list[Sending] = attrs.field(factory=list)
     deliveries: list[Delivery] = attrs.field(factory=list)
+    operations: list[Operation] = attrs.field(factory=list)
+    _moment: float = 0.0
+
+    def moment(self, now: float) -> float:
+        """Now, and later than every moment before it: what follows another event at the same virtual time is known."""
+        self._moment = max(now, math.nextafter(self._moment, math.inf))
+        return self._moment
 
     def written(self) -> list[str]:
         """Every key that somebody tried to write, sorted."""
         return sorted({write.key for write in self.writes})
+
+    def raced(self) -> list[str]:
+        """Every key that several tasks race for, sorted."""
+        return sorted({operation.key for operation in self.operations})
 
     def of_key(self, key: str) -> Iterator[Write]:
         """The attempts on a key, in order."""
@@ -75,4 +90,6 @@ class History:
             "messages": len(self.sendings),
             "messages acknowledged": sum(sending.outcome == ACKNOWLEDGED for sending in self.sendings),
             "messages delivered": len(self.deliveries),
+            "operations": len(self.operations),
+            "operations of unknown outcome": sum(operation.returned_at is None for operation in self.operations),
         }

@@ -37,11 +37,14 @@ from typing import Any
 import attrs
 import trio
 
+from ..security.disk import locked
+
 __all__ = ["NamespaceHost", "NamespaceNetwork", "available", "open_network"]
 
 HOSTS_MAX = 200
 
 _PREFIX = "bmsnet"
+_LOCK = Path("/run/bmsnet.lock")
 _SUBNET = "10.203.0"
 _NOBODY = "02:00:00:00:de:ad"
 _END_S = 10.0
@@ -211,7 +214,8 @@ async def open_network(*names: str) -> AsyncIterator[NamespaceNetwork]:
     if len(set(names)) != len(names) or not 0 < len(names) <= HOSTS_MAX:
         raise ValueError(f"hosts need names of their own, 1 to {HOSTS_MAX} of them")
     await trio.lowlevel.checkpoint()
-    _remove(_left_over())
+    with locked(_LOCK):  # what one program removes is no longer there for another that does the same
+        _remove(_left_over())
     network = NamespaceNetwork(names)
     try:
         network._make()

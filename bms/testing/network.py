@@ -1,4 +1,4 @@
-"""A simulated network: byte streams between named hosts, with the faults of real ones. Everything follows from a seed.
+"""A simulated network: streams and datagrams between named hosts, with real faults. Everything follows from a seed.
 
 One task, `SimNetwork.run`, delivers what is under way, in order of time. A chunk that is sent takes its turn at the
 sender's line (`bytes_per_s`), then `latency_s` and up to `jitter_s`; each lost packet of it (1,460 bytes) costs a
@@ -14,7 +14,8 @@ a stream goes on by itself, late, unless somebody has given up on it.
     window      256 KiB unread          the sender waits
 
 Partitions are pairs of hosts in one direction, each with a label, under which it is counted what they really held up.
-Absent: datagrams, congestion control, reordering and duplication (a stream hides both).
+Datagrams are in `datagrams`; they alone meet duplication and reordering, which a stream hides. Absent: congestion
+control.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import attrs
 import trio
 
 from ..values import Address
+from .datagrams import DatagramLines, SimDatagramSocket
 from .trace import Trace
 
 __all__ = ["Line", "NetHost", "SimListener", "SimNetwork", "SimStream"]
@@ -51,13 +53,17 @@ _REFUSED, _RESET, _END = "refused", "reset", "end"
 @attrs.frozen
 class Line:
     """One direction between two regions: seconds one way, seconds of jitter at most, chance of losing a packet, and
-    bytes a second that a host can send (None: no limit).
+    bytes a second that a host can send (None: no limit). For datagrams alone: the chance of arriving twice, and that of
+    being held back by `overtaken_s` so that later ones overtake.
     """
 
     latency_s: float = 0.001
     jitter_s: float = 0.0005
     loss: float = 0.0
     bytes_per_s: float | None = None
+    duplication: float = 0.0
+    reordering: float = 0.0
+    overtaken_s: float = 0.02
 
 
 def _error(number: int) -> OSError:
@@ -232,7 +238,8 @@ class SimStream(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         """At least one byte, or b"" at the end. Raises BrokenResourceError or ClosedResourceError."""
         pipe = self._receives
-        await trio.lowlevel.checkpoint()
+        if pipe.buffer or pipe.is_ended or self._is_closed or self._sends.error is not None:
+            await trio.lowlevel.checkpoint()  # otherwise waiting is one
         while True:
             if self._is_closed:
                 raise trio.ClosedResourceError("this end was closed")
@@ -327,6 +334,7 @@ class NetHost:
         self.is_up = True
         self.busy_until = 0.0
         self.listeners: dict[int, SimListener] = {}
+        self.datagrams: dict[int, SimDatagramSocket] = {}
         self.streams: dict[SimStream, None] = {}
         self._network = network
         self._next_port = _FIRST_PORT
@@ -343,13 +351,22 @@ class NetHost:
     async def listen(self, address: Address, backlog: int) -> Sequence[tuple[SimListener, Address]]:
         """Bind; port 0 takes a free one. Raises OSError."""
         await trio.lowlevel.checkpoint()
-        if address.host not in (self.ip, self.name, "::", "0.0.0.0", "*", ""):  # noqa: S104 - nothing real is bound
-            raise _error(errno.EADDRNOTAVAIL)
+        self._check_own(address)
         port = address.port or self.free_port()
         if port in self.listeners:
             raise _error(errno.EADDRINUSE)
         listener = self.listeners[port] = SimListener(self, port, backlog)
         return [(listener, Address(address.host, port))]
+
+    async def open_datagrams(self, address: Address) -> SimDatagramSocket:
+        """Bind a socket for datagrams; port 0 takes a free one. Raises OSError."""
+        await trio.lowlevel.checkpoint()
+        self._check_own(address)
+        return self._network.datagrams.bind(self, address)
+
+    def _check_own(self, address: Address) -> None:
+        if address.host not in (self.ip, self.name, "::", "0.0.0.0", "*", ""):  # noqa: S104 - nothing real is bound
+            raise _error(errno.EADDRNOTAVAIL)
 
     def local_hosts(self) -> list[str]:
         """This machine's address."""
@@ -361,6 +378,11 @@ class NetHost:
             listener.close()
         for stream in list(self.streams):
             stream.close()
+        self._end_datagrams()
+
+    def _end_datagrams(self) -> None:
+        for bound in list(self.datagrams.values()):
+            bound.close()
 
     def power_off(self) -> None:
         """The machine is gone; nobody is told."""
@@ -370,6 +392,7 @@ class NetHost:
             listener.close()
         for stream in list(self.streams):
             stream.sever()
+        self._end_datagrams()
 
     def power_on(self) -> None:
         """The machine runs again, knowing nothing of earlier connections."""
@@ -387,13 +410,14 @@ class SimNetwork:
         self.hosts: dict[str, NetHost] = {}
         self.line = Line()
         self.lines: dict[tuple[str, str], Line] = {}
+        self.datagrams = DatagramLines(self)
         self._by_address: dict[str, NetHost] = {}
         self._chance = chance
         self._blocks: dict[tuple[NetHost, NetHost], list[str]] = {}
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._posted = 0
         self._connections = 0
-        self._wake = trio.Event()
+        self._until = trio.CancelScope()
 
     # ------------------------------------------------------------------ its shape
 
@@ -403,6 +427,11 @@ class SimNetwork:
         host = NetHost(self, name, f"10.0.{number // 250}.{number % 250}", region)
         self.hosts[name] = self._by_address[name] = self._by_address[host.ip] = host
         return host
+
+    def host_at(self, ip: str) -> NetHost | None:
+        """The machine with this address, in digits; names are not looked up."""
+        host = self._by_address.get(ip)
+        return host if host is not None and host.ip == ip else None
 
     def line_between(self, source: NetHost, target: NetHost) -> Line:
         """What leads from one host to another."""
@@ -441,7 +470,7 @@ class SimNetwork:
         self._posted += 1
         heapq.heappush(self._heap, (at, self._posted, deliver, args))
         if self._heap[0][1] == self._posted:
-            self._wake.set()
+            self._until.deadline = at
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Deliver until cancelled."""
@@ -451,12 +480,15 @@ class SimNetwork:
             while self._heap and self._heap[0][0] <= now:
                 _, _, deliver, args = heapq.heappop(self._heap)
                 deliver(*args)
-            self._wake = trio.Event()
-            with trio.move_on_at(self._heap[0][0] if self._heap else math.inf):
-                await self._wake.wait()
+            with trio.CancelScope(deadline=self._heap[0][0] if self._heap else math.inf) as self._until:
+                await trio.sleep_forever()
 
-    def arrival(self, source: NetHost, target: NetHost, size: int) -> float:
-        """When something sent now arrives, losses and retransmissions included."""
+    def happens(self, chance: float) -> bool:
+        """Whether something with this chance happens; what cannot happen draws nothing."""
+        return chance > 0 and self._chance.random() < chance
+
+    def arrival_once(self, source: NetHost, target: NetHost, size: int) -> float:
+        """When something sent now arrives, if it is not lost."""
         now = trio.current_time()
         if source is target:
             return now + _LOOPBACK_S
@@ -464,8 +496,13 @@ class SimNetwork:
         start = max(now, source.busy_until)
         if line.bytes_per_s is not None:
             start = source.busy_until = start + size / line.bytes_per_s
-        at = start + line.latency_s + line.jitter_s * self._chance.random()
-        if line.loss:
+        return start + line.latency_s + line.jitter_s * self._chance.random()
+
+    def arrival(self, source: NetHost, target: NetHost, size: int) -> float:
+        """When something sent now arrives, losses and retransmissions included."""
+        at = self.arrival_once(source, target, size)
+        line = self.line_between(source, target)
+        if line.loss and source is not target:
             at += self._retransmissions_s(line, max(1, math.ceil(size / _PACKET_BYTES)))
         return at
 

@@ -10,7 +10,7 @@ Put one between two programs and turn its faults on and off while they run; `fir
     way.line: latency, jitter     chunks arrive late, in order                 datagrams arrive late, in order
     way.line: loss                a stall of 0.2, 0.4, 0.8 … s, as TCP has     the datagram is gone
     way.line: bytes_per_s         chunks take their turn                       datagrams take their turn
-    DatagramLine                                                               duplication, reordering
+    way.line: duplication, …      nothing: a stream hides both                 twice, or overtaken by later ones
     way.block(), way.unblock()    chunks are held until it is unblocked        datagrams are gone
     cut(), cut(tell=…)            resets; silence for whom nothing is told
     is_refusing                   new connections are reset
@@ -43,14 +43,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
 
-import attrs
 import trio
 
 from ..errors import LocalProtocolError
 from ..values import Address
 from .network import Line
 
-__all__ = ["DatagramLine", "DatagramProxy", "TcpProxy", "Way", "open_datagram_proxy", "open_proxy"]
+__all__ = ["DatagramProxy", "TcpProxy", "Way", "open_datagram_proxy", "open_proxy"]
 
 CHUNKS_MAX = 64
 CONNECTIONS_MAX = 256
@@ -68,15 +67,6 @@ _NO_LINGER = struct.pack("ii", 1, 0)  # close() then sends RST
 _END, _RESET = "end", "reset"
 
 Told = Literal["both", "client", "target", "nobody"]
-
-
-@attrs.frozen
-class DatagramLine(Line):
-    """A line that datagrams pass: chance of arriving twice, and of being overtaken, by `overtaken_s`."""
-
-    duplication: float = 0.0
-    reordering: float = 0.0
-    overtaken_s: float = 0.02
 
 
 class Way:
@@ -353,7 +343,11 @@ class DatagramProxy:
             if self._target is None or len(self._clients) >= CLIENTS_MAX:
                 return None
             outer = trio.socket.socket(_family(self._target.host), trio.socket.SOCK_DGRAM)
-            await outer.bind(("::1" if ":" in self._target.host else "127.0.0.1", 0))
+            try:
+                await outer.bind(("::1" if ":" in self._target.host else "127.0.0.1", 0))
+            except BaseException:
+                outer.close()
+                raise
             self._clients[sender] = (self._target, outer)
             nursery.start_soon(self._return, sender, outer)
         target, outer = self._clients[sender]
@@ -379,13 +373,12 @@ class DatagramProxy:
             return way.count("loss")
         at = self._latest[way.name] = max(self._latest[way.name], way.arrival(len(data)))
         copies = 1
-        if isinstance(line, DatagramLine):
-            if way.happens(line.reordering):
-                way.count("overtaken")
-                at += line.overtaken_s
-            if way.happens(line.duplication):
-                way.count("duplicate")
-                copies = 2
+        if way.happens(line.reordering):
+            way.count("overtaken")
+            at += line.overtaken_s
+        if way.happens(line.duplication):
+            way.count("duplicate")
+            copies = 2
         for _ in range(copies):
             if len(self._under_way) >= DATAGRAMS_MAX:
                 way.count("dropped")

@@ -89,6 +89,8 @@ class _Run:
         sim, scenario = self.sim, self.scenario
         sim.line(scenario.line)
         hosts = [sim.add_host(**scenario.config) for _ in range(scenario.nodes)]
+        for host in hosts:
+            host.disk.delay_s = scenario.commit_s
         async with trio.open_nursery() as nursery:
             for host in hosts:
                 nursery.start_soon(self.start, host)
@@ -165,6 +167,7 @@ def _has_something_for(checker: str, scenario: Scenario) -> bool:
     needs = {
         "acknowledged_is_kept": writes,
         "deleted_stays_deleted": False,  # whether a key ends deleted is left to chance
+        "linearizable": scenario.workload.races_per_s > 0,
         "replicas_are_equal": writes and scenario.nodes > 1,
         "at_most_once": messages,
     }

@@ -4,11 +4,12 @@
     nodes = 5
     seconds = 40            # of virtual time, with workload and faults
     calm_s = 90             # afterwards everything is repaired: by then all must be well
+    commit_s = [0.01, 0.05] # how long a commit takes on every disk; long ones are under way when a process is killed
 
-    [line]                  # each line of the network: latency_s, jitter_s, loss, bytes_per_s
+    [line]                  # each line of the network, the fields of `network.Line`: latency_s, jitter_s, loss …
     loss = 0.01
 
-    [workload]              # writes_per_s, deletes, messages_per_s, value_bytes, deadline_s
+    [workload]              # writes_per_s, deletes, messages_per_s, value_bytes, races_per_s, deadline_s
     writes_per_s = 4
 
     [[faults]]              # kind, count, between, lasts_s, amount, stays; see `faults`
@@ -59,6 +60,7 @@ class Scenario:
     seconds: float = 30.0
     calm_s: float = 90.0
     probe_s: float = 2.0
+    commit_s: tuple[float, float] = (0.001, 0.004)
     line: Line = attrs.field(factory=Line)
     workload: Workload = attrs.field(factory=Workload)
     faults: tuple[Fault, ...] = ()

@@ -1,11 +1,13 @@
 """What the nodes of a scenario do meanwhile: write, overwrite and delete keys, and send each other messages.
 
-Three sorts of keys, each with what can be said about it for certain afterwards:
+Four sorts of keys, each with what can be said about it for certain afterwards:
 
     once/HOST/N     written once, by one host            acknowledged: it is there
     own/HOST/N      written and deleted by one host,     it is as the last acknowledged change left it,
                     one change after another             or as a later one that nobody was told about did
     all/N           written by every host                it has a value that somebody wrote; all see the same one
+    race/HOST/N     read, written and deleted by         each got what some one order of all of them explains
+                    several tasks of one host at once
 
 A host's program runs beside its node: it is killed with it, and begun anew when the node starts again.
 """
@@ -20,6 +22,7 @@ import trio
 from ..errors import DeliveryError, MeshError, NotFoundError, StoreError
 from ..values import Message
 from .history import ACKNOWLEDGED, FAILED, UNKNOWN, Delivery, History, Sending, Write
+from .linearizability import DELETE, READ, WRITE, Operation
 from .world import SimHost, SimWorld
 
 __all__ = ["Workload", "WorkloadRun"]
@@ -27,17 +30,23 @@ __all__ = ["Workload", "WorkloadRun"]
 TOPIC = "workload"
 _OWN_KEYS = 4
 _SHARED_KEYS = 3
+_RACE_KEYS = 2
+_RACE_TASKS = (2, 5)
+_RACE_S = 0.01
 _UNDER_WAY_MAX = 16
 
 
 @attrs.frozen(kw_only=True)
 class Workload:
-    """How much each node does: changes and messages a second, the share of changes that delete, bytes of a value."""
+    """How much each node does: changes and messages a second, the share of changes that delete, bytes of a value, races
+    a second. In a race a few tasks use one key within the time of a few commits.
+    """
 
     writes_per_s: float = 2.0
     deletes: float = 0.2
     messages_per_s: float = 2.0
     value_bytes: int = 32
+    races_per_s: float = 0.5
     deadline_s: float = 8.0
 
 
@@ -59,6 +68,7 @@ class WorkloadRun:
         if not self._is_over:
             host.start_soon(self._write_forever, host, self._sim.chance(f"writes {host.name} {host.starts}"))
             host.start_soon(self._send_forever, host, self._sim.chance(f"messages {host.name} {host.starts}"))
+            host.start_soon(self._race_forever, host, self._sim.chance(f"races {host.name} {host.starts}"))
 
     def stop(self) -> None:
         """Begin nothing new; what is under way ends by itself."""
@@ -111,6 +121,49 @@ class WorkloadRun:
         write.done_at = trio.current_time()
         self._sim.trace.note(f"write {host.name} {write.key} {write.outcome}", write.value or b"")
 
+    # ------------------------------------------------------------------ races
+
+    async def _race_forever(self, host: SimHost, chance: random.Random) -> None:
+        if not self._workload.races_per_s:
+            return
+        while not self._is_over:
+            await trio.sleep(chance.expovariate(self._workload.races_per_s))
+            if self._over():
+                return
+            key = f"race/{host.name}/{chance.randrange(_RACE_KEYS)}"
+            async with trio.open_nursery() as nursery:
+                for number in range(chance.randint(*_RACE_TASKS)):
+                    nursery.start_soon(self._race, host, key, f"{host.name}.{number}", random.Random(chance.random()))
+
+    async def _race(self, host: SimHost, key: str, client: str, chance: random.Random) -> None:
+        """One task of a race: a few operations, one after another, overlapping with those of the others."""
+        for _ in range(2):
+            await trio.sleep(chance.uniform(0, _RACE_S))
+            kind = chance.choices([READ, WRITE, DELETE], [0.5, 0.35, 0.15])[0]
+            value = self._unique(host).rstrip(b".") if kind == WRITE else None
+            await self._operate(host, Operation(client=client, kind=kind, invoked_at=0.0, key=key, value=value))
+
+    async def _operate(self, host: SimHost, operation: Operation) -> None:
+        history = self.history
+        operation.invoked_at = history.moment(trio.current_time())
+        history.operations.append(operation)
+        try:
+            if operation.kind == WRITE:
+                assert operation.value is not None
+                await host.mesh.store_data(operation.key, operation.value)
+            elif operation.kind == DELETE:
+                operation.result = await _deleted(host, operation.key)
+            else:
+                operation.result = await _read(host, operation.key)
+        except StoreError:
+            history.operations.remove(operation)  # it did not happen, and is no part of the history
+        except MeshError:
+            return  # the node was stopped meanwhile
+        else:
+            operation.returned_at = history.moment(trio.current_time())
+        result = operation.result if isinstance(operation.result, bytes) else str(operation.result).encode()
+        self._sim.trace.note(f"{operation.kind} {operation.client} {operation.key}", result)
+
     # ------------------------------------------------------------------ messages
 
     async def _send_forever(self, host: SimHost, chance: random.Random) -> None:
@@ -143,3 +196,20 @@ class WorkloadRun:
             async for item in subscription:
                 assert isinstance(item, Message), "direct messages are never missed"
                 self.history.deliveries.append(Delivery(item.body, host.name, starts, trio.current_time()))
+
+
+async def _deleted(host: SimHost, key: str) -> bool:
+    """Delete a key; whether there was one."""
+    try:
+        await host.mesh.delete_data(key)
+    except NotFoundError:
+        return False
+    return True
+
+
+async def _read(host: SimHost, key: str) -> bytes | None:
+    """The value of a key, None where there is none."""
+    try:
+        return (await host.mesh.retrieve_data(key)).value
+    except NotFoundError:
+        return None

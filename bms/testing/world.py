@@ -225,9 +225,11 @@ class SimHost:
                     await trio.sleep_forever()
         finally:
             self._mesh = self._nursery = None
-            if mesh is not None:
-                await mesh.shutdown()
-            self._ended.set()
+            try:
+                if mesh is not None:
+                    await mesh.shutdown()
+            finally:
+                self._ended.set()
 
     def start_soon(self, program: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Run a program on this host, beside its node: it is frozen and ends with it."""

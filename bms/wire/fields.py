@@ -17,7 +17,7 @@ all names resolved, so that a test can hold it to `docs/reference/wire.cddl`.
     Observed       null / [tstr, uint]     host of at most 255 bytes, no control characters; port at most 65,535
     Hashes         [* bstr .size 32]
     ChunkList      [* (bstr / null)]
-    Card, Cards, Admissions, Batches       nested arrays of byte strings (and, in batches, indices)
+    Card, Admissions, Batches       nested arrays of byte strings (and, in batches, indices)
     Plain          any                     plain (codec), with one level of nesting spent on the message
     Facts          {* tstr => any}         the same
 
@@ -49,7 +49,6 @@ __all__ = [
     "Bytes32",
     "Bytes64",
     "Card",
-    "Cards",
     "ChunkList",
     "Epoch",
     "Facts",
@@ -243,6 +242,5 @@ Batch = list[Any]
 """`[head, [[index, entry, path], ...]]` with a signed head."""
 Card = Annotated[list[Any], Kind(_CARD, _is_card)]
 """`[admission, record, details]`: two signed objects and the bytes of the details."""
-Cards = Annotated[list[list[Any]], Kind(f"[* {_CARD}]", _is_list_of(_is_card))]
 Admissions = Annotated[list[Signed], Kind(f"[* {_SIGNED}]", _is_list_of(_is_signed))]
 Batches = Annotated[list[Batch], Kind(f"[* {_BATCH}]", _is_list_of(_is_batch))]

@@ -36,7 +36,6 @@ from .fields import (
     Bytes32,
     Bytes64,
     Card,
-    Cards,
     ChunkList,
     Epoch,
     Facts,
@@ -70,9 +69,9 @@ __all__ = [
     "IdsGet",
     "Item",
     "LocalMessage",
-    "Members",
     "Note",
     "Ok",
+    "Packet",
     "Ping",
     "Pong",
     "Proof",
@@ -172,11 +171,11 @@ class Error:
 
 
 @attrs.frozen
-class Members:
-    """Members that the sender knows."""
+class Packet:
+    """What the failure detector would say in a datagram, or what is too long for one (formats.md, "Packets")."""
 
     TYPE: ClassVar[int] = 16
-    cards: Cards
+    payload: Bytes
 
 
 # --- data: entries
@@ -390,7 +389,7 @@ class Failure:
 
 AnyMessage: TypeAlias = (
     Hello | Proof | Welcome | Close | Ok | Error
-    | Members
+    | Packet
     | Push | Sync | SyncState | IdsGet | Ids | EntriesGet | Entries | ChunksGet | Chunks
     | Note | Request | Response | Broadcast
     | Ping | Pong

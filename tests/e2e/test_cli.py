@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,11 @@ import trio
 
 import bms
 from bms.control import ControlClient, open_control
-from helpers import until
+from helpers import PROCESS_S, ROOT, Program, bms_up, running, until
 
 pytestmark = pytest.mark.e2e
 
-ROOT = Path(__file__).parents[2]
-SECONDS = 30
+BMS = (sys.executable, "-m", "bms")
 
 
 @attrs.define
@@ -43,24 +42,6 @@ class Done:
         return json.loads(self.out)
 
 
-@attrs.define
-class Up:
-    """A running `bms up`."""
-
-    process: trio.Process
-    ready: dict[str, Any]
-    log: Path
-
-    async def end(self, number: int = signal.SIGTERM) -> int:
-        """Send a signal and wait for the exit status."""
-        self.process.send_signal(number)
-        return await self.wait()
-
-    async def wait(self) -> int:
-        with trio.fail_after(SECONDS):
-            return await self.process.wait()
-
-
 class Machine:
     """A machine's user: a home, and the command line in it."""
 
@@ -71,10 +52,9 @@ class Machine:
 
     async def run(self, *arguments: str, stdin: bytes = b"") -> Done:
         """Run `bms` to its end."""
-        command = [sys.executable, "-m", "bms", *arguments]
-        with trio.fail_after(SECONDS):
+        with trio.fail_after(PROCESS_S):
             done = await trio.run_process(
-                command, stdin=stdin, env=self.environ, cwd=self.folder, check=False,
+                [*BMS, *arguments], stdin=stdin, env=self.environ, cwd=self.folder, check=False,
                 capture_stdout=True, capture_stderr=True,
             )  # fmt: skip
         error = done.stderr.decode()
@@ -87,37 +67,17 @@ class Machine:
         assert done.status == 0, (arguments, done)
         return done
 
-    @asynccontextmanager
-    async def up(self, *arguments: str) -> AsyncIterator[Up]:
-        """Run `bms up` for the body; killed at its end if it still runs."""
-        log = self.folder / f"log-{len(list(self.folder.glob('log-*')))}"
-        command = [sys.executable, "-m", "bms", "up", "-o", "json", "--exit-with-stdin", *arguments]
-        with log.open("wb") as stderr:
-            process = await trio.lowlevel.open_process(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr,
-                env=self.environ, cwd=self.folder,
-            )  # fmt: skip
-        try:
-            line = b""
-            with trio.fail_after(SECONDS):
-                assert process.stdout is not None
-                while not line.endswith(b"\n"):
-                    data = await process.stdout.receive_some()
-                    assert data, log.read_text()
-                    line += data
-            yield Up(process, json.loads(line), log)
-            assert "Traceback" not in log.read_text()
-        finally:
-            process.kill()
-            with trio.CancelScope(shield=True):
-                await process.wait()
-                for pipe in (process.stdin, process.stdout):
-                    if pipe is not None:
-                        await trio.aclose_forcefully(pipe)
+    def start(self, *arguments: str) -> AbstractAsyncContextManager[Program]:
+        """Run `bms` for the body."""
+        return running([*BMS, *arguments], self.folder, self.environ)
+
+    def up(self, *arguments: str) -> AbstractAsyncContextManager[Program]:
+        """Run `bms up` for the body, once it is ready."""
+        return bms_up(self.folder, *arguments, environ=self.environ)
 
     async def eventually(self, condition: Callable[[Done], object], *arguments: str) -> Done:
         """Run a command until what it says is as wanted."""
-        with trio.fail_after(SECONDS):
+        with trio.fail_after(PROCESS_S):
             while not condition(done := await self.run(*arguments)):
                 pass
         return done
@@ -193,13 +153,13 @@ async def test_what_was_acknowledged_survives_a_kill_and_the_socket_is_taken_ove
     async with machine.up() as first:
         await machine.ok("put", "a", "acknowledged")
         assert await first.end(signal.SIGKILL) == -signal.SIGKILL
-    assert (Path(first.ready["folder"]) / "control.sock").exists()
+    assert first.control.exists()
     assert "bms up" in one_line(await machine.run("get", "a"), 3)
     async with machine.up() as second:
         assert second.ready["node_id"] == first.ready["node_id"]
         assert (await machine.ok("get", "a")).out == b"acknowledged"
         assert await second.end(signal.SIGINT) == 0
-    assert not (Path(first.ready["folder"]) / "control.sock").exists()
+    assert not first.control.exists()
 
 
 async def test_a_second_node_in_the_same_folder_is_refused(machine: Machine) -> None:
@@ -218,8 +178,7 @@ async def test_an_address_in_use_is_said_in_one_line(machine: Machine) -> None:
 
 async def test_a_node_ends_with_the_program_that_started_it(machine: Machine) -> None:
     async with machine.up("--dev") as node:
-        assert node.process.stdin is not None
-        await node.process.stdin.aclose()
+        await node.end_input()
         assert await node.wait() == 0
 
 
@@ -228,15 +187,16 @@ async def test_a_second_signal_ends_a_node_that_is_draining(machine: Machine) ->
     async with machine.up(*slow, "--name", "a") as a, machine.up(*slow, "--name", "b") as b:
         await joined(machine, "a", 2)
         b.process.send_signal(signal.SIGSTOP)
-        async with open_control(Path(a.ready["folder"]) / "control.sock") as node:
+        async with open_control(a.control) as node:
             for _ in range(10):
                 await node.broadcast(bytes(700_000))
             a.process.send_signal(signal.SIGTERM)
-            with trio.fail_after(SECONDS):
+            with trio.fail_after(PROCESS_S):
                 while await is_running(node):
                     pass
             assert a.process.poll() is None
         assert await a.end(signal.SIGTERM) == -signal.SIGTERM
+        assert await b.end(signal.SIGKILL) == -signal.SIGKILL  # it is stopped
 
 
 async def is_running(node: ControlClient) -> bool:
@@ -249,21 +209,10 @@ async def is_running(node: ControlClient) -> bool:
 
 
 async def test_a_signal_while_starting_ends_it_quietly(machine: Machine) -> None:
-    command = [sys.executable, "-m", "bms", "up", "--dev"]
-    with (machine.folder / "log").open("wb") as log:
-        process = await trio.lowlevel.open_process(
-            command, stdout=subprocess.DEVNULL, stderr=log, env=machine.environ, cwd=machine.folder
-        )
-    try:
+    async with machine.start("up", "--dev") as node:
         # The first line of the log comes while the identity is made, before anything is bound.
-        await until(lambda: (machine.folder / "log").read_bytes().count(b"\n") >= 1, SECONDS)
-        process.send_signal(signal.SIGTERM)
-        with trio.fail_after(SECONDS):
-            assert await process.wait() == 0
-    finally:
-        process.kill()
-        await process.wait()
-    assert "Traceback" not in (machine.folder / "log").read_text()
+        await until(lambda: b"\n" in node.log.read_bytes(), PROCESS_S)
+        assert await node.end() == 0
 
 
 @pytest.mark.parametrize(
@@ -289,7 +238,7 @@ async def test_an_interrupt_while_importing_leaves_no_traceback(
     async with process.stdout, process.stderr:
         text, sent = b"", False
         try:
-            with trio.fail_after(SECONDS):
+            with trio.fail_after(PROCESS_S):
                 while data := await process.stderr.receive_some():
                     text += data
                     if not sent and f"| {module}\n".encode() in text.replace(b"  ", b""):
@@ -298,6 +247,8 @@ async def test_an_interrupt_while_importing_leaves_no_traceback(
                 status = await process.wait()
         finally:
             process.kill()  # harmless when it has ended
+            with trio.CancelScope(shield=True):
+                await process.wait()
     assert sent
     assert b"Traceback" not in text
     assert b"KeyboardInterrupt" not in text
@@ -305,43 +256,22 @@ async def test_an_interrupt_while_importing_leaves_no_traceback(
 
 
 async def test_an_interrupt_ends_a_listener_quietly(machine: Machine) -> None:
-    async with machine.up("--dev"):
-        process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "bms", "listen", "-o", "json"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=machine.environ, cwd=machine.folder,
-        )  # fmt: skip
-        assert process.stdout is not None
-        assert process.stderr is not None
-        async with process.stdout, process.stderr:
-            heard = b""
-            with trio.fail_after(SECONDS):
-                await machine.ok("send", "node", "one")
-                while not heard.endswith(b"\n"):
-                    heard += await process.stdout.receive_some()
-                process.send_signal(signal.SIGINT)
-                assert await process.wait() == -signal.SIGINT
-                assert await process.stderr.receive_some() == b""
-        assert json.loads(heard)["body"] == "one"
+    async with machine.up("--dev"), machine.start("listen", "-o", "json") as listener:
+        await machine.ok("send", "node", "one")
+        assert json.loads(await listener.line())["body"] == "one"
+        assert await listener.end(signal.SIGINT) == -signal.SIGINT
+        assert listener.log.read_text() == ""
 
 
 async def test_a_reader_that_leaves_early_is_no_error_to_speak_of(machine: Machine) -> None:
     async with machine.up("--dev"):
         await machine.ok("put", "a", "-", stdin=bytes(1 << 20))
-        process = await trio.lowlevel.open_process(
-            [sys.executable, "-m", "bms", "get", "a"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=machine.environ, cwd=machine.folder,
-        )  # fmt: skip
-        assert process.stdout is not None
-        assert process.stderr is not None
-        async with process.stderr:
-            with trio.fail_after(SECONDS):
-                assert await process.stdout.receive_some(100)
-                await process.stdout.aclose()
-                error = b""
-                while data := await process.stderr.receive_some():
-                    error += data
-                await process.wait()
-        assert error == b""
+        async with machine.start("get", "a") as getting:
+            with trio.fail_after(PROCESS_S):
+                assert await getting.output.receive_some(100)
+            await getting.output.aclose()
+            await getting.wait()
+            assert getting.log.read_text() == ""
 
 
 @pytest.mark.parametrize(
@@ -388,14 +318,15 @@ async def test_several_nodes_are_listed_where_one_must_be_chosen(machine: Machin
 
 
 async def test_values_pass_through_files(machine: Machine) -> None:
-    async with machine.up("--dev"):
+    async with machine.up("--dev") as node:
         source, target = machine.folder / "source", machine.folder / "target"
         source.write_bytes(bytes(range(256)))
         target.write_bytes(b"old")
         await machine.ok("put", "a", "--file", str(source))
         await machine.ok("get", "a", "--out", str(target))
         assert target.read_bytes() == source.read_bytes()
-        assert sorted(path.name for path in machine.folder.iterdir()) == ["h", "log-0", "source", "target"]
+        names = {path.name for path in machine.folder.iterdir()}
+        assert names - {node.log.name} == {"h", "source", "target"}
         assert "none/x" in one_line(await machine.run("get", "a", "--out", "none/x"), 1)
 
 

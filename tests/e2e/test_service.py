@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
@@ -24,38 +18,9 @@ from hostile import context_of, over, plain
 from bms.security.authority import Authority
 from bms.security.identity import Identity
 from bms.values import Address
-from helpers import make_authority, make_identity, until
+from helpers import PROCESS_S, bms_up, make_authority, make_identity, until
 
 pytestmark = pytest.mark.e2e
-
-ROOT = Path(__file__).parents[2]
-
-
-@asynccontextmanager
-async def up(folder: Path, *arguments: str, **environ: str) -> AsyncIterator[tuple[trio.Process, dict[str, Any], Path]]:
-    """Run `bms up` for the body: the process, its first line, its log."""
-    log = folder / "log"
-    command = [sys.executable, "-m", "bms", "up", "-o", "json", "--listen", "127.0.0.1:0", *arguments]
-    with log.open("wb") as stderr:
-        process = await trio.lowlevel.open_process(
-            command, stdout=subprocess.PIPE, stderr=stderr, cwd=folder,
-            env={**os.environ, "BMS_HOME": str(folder / "h"), "PYTHONPATH": str(ROOT), "NO_COLOR": "1", **environ},
-        )  # fmt: skip
-    assert process.stdout is not None
-    try:
-        line = b""
-        with trio.fail_after(30):
-            while not line.endswith(b"\n"):
-                data = await process.stdout.receive_some()
-                assert data, log.read_text()
-                line += data
-        yield process, json.loads(line), log
-        assert "Traceback" not in log.read_text()
-    finally:
-        process.kill()
-        with trio.CancelScope(shield=True):
-            await process.wait()
-            await process.stdout.aclose()
 
 
 @pytest.mark.parametrize("kind", ["path", "abstract"])
@@ -63,16 +28,17 @@ async def test_a_service_manager_hears_ready_watchdog_and_stopping(kind: str, tm
     name = f"@bms-{secrets.token_hex(8)}" if kind == "abstract" else str(tmp_path / "n")
     with trio.socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         await manager.bind("\0" + name[1:] if kind == "abstract" else name)
-        async with up(tmp_path, "--dev", NOTIFY_SOCKET=name, WATCHDOG_USEC="400000") as (process, _, _):
+        environ = {"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "400000"}
+        async with bms_up(tmp_path, "--dev", environ=environ) as node:
             heard: list[bytes] = []
-            with trio.fail_after(20):
+            with trio.fail_after(PROCESS_S):
                 while b"READY=1" not in heard or heard.count(b"WATCHDOG=1") < 4:
                     heard.append(await manager.recv(4096))
                 assert b"STOPPING=1" not in heard
-                process.send_signal(signal.SIGTERM)
+                node.process.send_signal(signal.SIGTERM)
                 while b"STOPPING=1" not in heard:
                     heard.append(await manager.recv(4096))
-                assert await process.wait() == 0
+            assert await node.wait() == 0
             assert heard.count(b"READY=1") == 1
 
 
@@ -101,27 +67,35 @@ async def test_sighup_takes_up_settings_log_level_and_certificate_or_says_why_no
     mine, other = (make_identity(authority, tmp_path, name) for name in ("mine", "other"))
     settings = tmp_path / "node.toml"
     settings.write_text('[log]\nlevel = "error"\n')
-    arguments = ("--config", str(settings), "--identity", str(tmp_path / "mine"))
-    async with up(tmp_path, *arguments) as (process, ready, log):
+    arguments = ("--listen", "127.0.0.1:0", "--config", str(settings), "--identity", str(tmp_path / "mine"))
+    async with bms_up(tmp_path, *arguments) as node:
 
         async def certificate() -> bytes:
-            return await shown(ready["address"], tmp_path, other)
+            return await shown(node.ready["address"], tmp_path, other)
 
-        async def logged(text: str) -> None:
-            await until(lambda: text in log.read_text())
+        async def logged(*words: str) -> str:
+            """The line that has these words; others may follow it, such as of the connections made here."""
+            found: list[str] = []
+
+            def is_there() -> bool:
+                found[:] = [line for line in node.log.read_text().splitlines() if all(word in line for word in words)]
+                return bool(found)
+
+            await until(is_there, PROCESS_S)
+            return found[-1]
 
         assert await certificate() == der(mine.cert_pem)
-        assert log.read_text() == ""
+        assert node.log.read_text() == ""
         new = reissue(authority, mine, tmp_path / "mine")
         settings.write_text('max_retries = 5\n[log]\nlevel = "info"\nformat = "json"\n')
-        process.send_signal(signal.SIGHUP)
-        await logged("reloaded: max_retries, log.level, log.format, certificate")
-        assert json.loads(log.read_text().splitlines()[-1])["level"] == "info"
+        node.process.send_signal(signal.SIGHUP)
+        line = await logged("reloaded: max_retries, log.level, log.format, certificate")
+        assert json.loads(line)["level"] == "info"
         assert await certificate() == new
 
         (tmp_path / "mine" / "cert.pem").write_bytes(other.cert_pem)
         settings.write_text("max_retries = 6\n")
-        process.send_signal(signal.SIGHUP)
+        node.process.send_signal(signal.SIGHUP)
         await logged("not reloaded, nothing has changed: cert_path")
         assert await certificate() == new
 
@@ -132,10 +106,6 @@ async def test_sighup_takes_up_settings_log_level_and_certificate_or_says_why_no
             ("=", "TOML"),
         ):
             settings.write_text(wrong)
-            process.send_signal(signal.SIGHUP)
-            await until(lambda: words in log.read_text().splitlines()[-1])  # noqa: B023 - it is over before the next
-            assert "nothing has changed" in log.read_text().splitlines()[-1]
+            node.process.send_signal(signal.SIGHUP)
+            await logged("not reloaded, nothing has changed", words)
         assert await certificate() == new
-        process.send_signal(signal.SIGTERM)
-        with trio.fail_after(20):
-            assert await process.wait() == 0

@@ -20,7 +20,7 @@ import bms
 from helpers import until
 
 POINTS_A_PHASE = 18
-CLOSE_S = 5.0  # it takes 0.2 s on a machine that has nothing else to do
+CLOSE_S = 60.0  # it takes 0.2 s on a machine that has nothing else to do
 
 
 class Knife(trio.abc.Instrument):

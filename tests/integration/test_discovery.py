@@ -11,11 +11,15 @@ from pathlib import Path
 import trio
 
 import bms
-from bms.membership.discovery import Registry
+from bms.membership.registry import Registry
 from bms.values import Address, NodeId
 from helpers import cluster, until
 
 ONE, TWO = NodeId("1" * 64), NodeId("2" * 64)
+
+
+def outcomes(mesh: bms.Mesh) -> list[tuple[str, str, str]]:
+    return [(found.source, found.candidate, found.outcome) for found in mesh.collect_stats().discovery]
 
 
 def test_registered_nodes_are_seen_by_others_and_not_by_themselves(tmp_path: Path) -> None:
@@ -31,7 +35,7 @@ def test_registered_nodes_are_seen_by_others_and_not_by_themselves(tmp_path: Pat
 def test_the_file_of_a_killed_process_is_removed(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path\n"
-        "from bms.membership.discovery import Registry; from bms.values import Address, NodeId\n"
+        "from bms.membership.registry import Registry; from bms.values import Address, NodeId\n"
         f"r = Registry(Path({str(tmp_path)!r})); r.publish(NodeId('1' * 64), 1, [Address('127.0.0.1', 1)])\n"
         "print('ready', flush=True); time.sleep(600)\n"
     )
@@ -88,7 +92,8 @@ async def test_a_bootstrap_list_that_names_the_node_itself_does_no_harm() -> Non
         seeds = [f"127.0.0.1:{port}", f"localhost:{port}"]
         itself = bms.init(dev_mode=True, node_name="self", listen_address=f"127.0.0.1:{port}", bootstrap_nodes=seeds)
         await itself.start(nursery)
-        await until(lambda: itself.counters["discovery.seeds_failed"] > 0)
+        await until(lambda: len(outcomes(itself)) == 2)
+        assert set(outcomes(itself)) == {("seeds", seed, "this node itself") for seed in seeds}
         assert [node.node_id for node in itself.nodes()] == [itself.node_id]
         await itself.shutdown()
 

@@ -15,19 +15,19 @@ import pytest
 import trio
 import trio.lowlevel
 import trio.testing
-from hostile import Raw, connect, context_of, open_member, over, siege
+from hostile import Raw, cards_in, connect, context_of, open_member, over, siege
 
 import bms
 from bms.config import Config
 from bms.counters import Counters
 from bms.errors import DeliveryError
 from bms.life import Life
-from bms.membership.discovery import Registry
+from bms.membership.registry import Registry
 from bms.messaging.topics import Topics
 from bms.net.link import Link
 from bms.values import Address, Message, NodeId
-from bms.wire.messages import CloseCode, Members, Ping, Request
-from bms.world import TcpNetwork, World
+from bms.wire.messages import CloseCode, Packet, Ping, Request
+from bms.world import SystemNetwork, World
 from helpers import cluster, make_authority, make_identity, open_party, until
 
 
@@ -56,7 +56,7 @@ async def test_a_start_in_a_closed_nursery_fails_and_leaves_nothing_to_wait_for(
     mesh = solo()
     async with trio.open_nursery() as nursery:
         pass
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         with pytest.raises(RuntimeError, match="closed"):
             await mesh.start(nursery)
         assert not mesh.is_running
@@ -73,7 +73,7 @@ async def test_two_starts_at_once_make_one_life() -> None:
         except bms.LocalProtocolError as error:
             refused.append(error)
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             async with trio.open_nursery() as starters:
                 starters.start_soon(start)
@@ -94,7 +94,7 @@ async def test_a_shutdown_during_a_start_ends_both(steps: int) -> None:
         except bms.ClosedError:
             outcomes.append("refused")
 
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(start)
             for _ in range(steps):
@@ -127,7 +127,7 @@ async def test_a_stop_that_is_cancelled_while_it_drains_ends_at_once_and_wholly(
         started = time.monotonic()
         with trio.move_on_after(0.2):
             await mesh.stop()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 25
         assert not mesh.is_running
 
 
@@ -169,7 +169,7 @@ async def _fill(mesh: bms.Mesh) -> None:
 async def test_a_new_address_that_cannot_be_bound_leaves_the_old_one_and_all_others() -> None:
     holder, port = taken_port()
     mesh = solo()
-    with holder, trio.fail_after(20):
+    with holder, trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await mesh.start(nursery)
             old = mesh.address
@@ -188,7 +188,7 @@ async def test_a_new_address_that_cannot_be_bound_leaves_the_old_one_and_all_oth
 
 async def test_a_reconfigure_that_is_cancelled_leaves_a_listener() -> None:
     mesh = solo()
-    with trio.fail_after(20):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await mesh.start(nursery)
             holder, port = taken_port()
@@ -209,7 +209,7 @@ async def test_a_reconfigure_that_is_cancelled_leaves_a_listener() -> None:
 async def test_listeners_that_cannot_be_bound_are_not_kept_and_do_not_keep_others_from_stopping() -> None:
     holder, port = taken_port()
     mesh = solo()
-    with holder, trio.fail_after(20):
+    with holder, trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await mesh.start(nursery)
             before = set(mesh.collect_stats().subsystems)
@@ -270,7 +270,7 @@ async def test_a_bug_in_telling_of_a_link_costs_that_link_and_not_the_others(
 
         a.pool._on_up = fail
         bad = await c.pool.dial(a.address)
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await bad.ended.wait()
         assert good.is_open
         assert list(a.pool.links) == [identities[1].node_id]
@@ -301,10 +301,32 @@ async def test_a_bug_in_telling_of_a_links_end_leaves_nobody_waiting(
             link = await b.pool._adopt(await b.pool._shake(ours, "", dialed=True))
             assert link is not None
             link.end("over", CloseCode.GOING_AWAY)
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 await served.wait()
         assert not a.pool._all
         assert "a bug" in caplog.text
+
+
+@pytest.mark.parametrize("steps", range(6))  # after one of them the pool's nursery is closed and `run` has not gone on
+async def test_a_link_that_is_made_as_the_pool_ends_is_not_kept(steps: int, tmp_path: Path) -> None:
+    authority = make_authority()
+    one, two = make_identity(authority, tmp_path, "1"), make_identity(authority, tmp_path, "2")
+
+    async def link_as_it_ends() -> None:
+        async with open_party(one) as a, open_party(two, listen=False) as b, trio.open_nursery() as nursery:
+            ours, theirs = trio.testing.memory_stream_pair()
+            nursery.start_soon(a.pool.serve, theirs)
+            link = await b.pool._shake(ours, "", dialed=True)
+            assert b.pool._nursery is not None
+            b.pool._nursery.cancel_scope.cancel()
+            for _ in range(steps):
+                await trio.lowlevel.checkpoint()
+            await b.pool._adopt(link)
+            await until(lambda: not b.pool._all)
+            assert not link.is_open
+
+    for _ in range(4):  # who goes first is chance
+        await link_as_it_ends()
 
 
 @pytest.mark.parametrize("name", ["pool", "gossip", "replication"])
@@ -319,9 +341,9 @@ async def test_a_subsystem_that_crashes_is_whole_again_soon(name: str, caplog: p
         await until(lambda: two.counters["supervisor.crashes"] >= 1)
         await one.store_data("meanwhile", b"written")
         await until(lambda: all(mesh.is_connected(other.node_id) for mesh in meshes for other in meshes))
-        await until(lambda: all(mesh.data_summary().entries == 1 for mesh in meshes), 10)
+        await until(lambda: all(mesh.data_summary().entries == 1 for mesh in meshes))
         async with two.subscribe("t") as messages:
-            await three.send_message(two.node_id, b"x", "t")
+            await three.send_message(two.node_id, b"x", "t", deadline_s=30)
             assert isinstance(await anext(messages), Message)
         await until(lambda: two.collect_stats().subsystems["listener"].state == "running")
         assert "a bug" in caplog.text
@@ -385,7 +407,7 @@ async def test_a_link_that_was_said_goodbye_ends_though_its_peer_talks_on_and_re
     async with _lockstep(tmp_path) as (party, raw, _), trio.open_nursery() as nursery:
         nursery.start_soon(_ping_forever, raw)
         link = party.up[0]
-        assert link.send_nowait(Members([]))
+        assert link.send_nowait(Packet(b"\x80"))
         await trio.sleep(5)
         link.finish("replaced", CloseCode.DUPLICATE)
         with trio.move_on_after(30):
@@ -400,7 +422,7 @@ async def test_a_peer_that_talks_and_reads_nothing_is_given_up_after_a_minute(
     async with _lockstep(tmp_path) as (party, raw, _), trio.open_nursery() as nursery:
         nursery.start_soon(_ping_forever, raw)
         link = party.up[0]
-        assert link.send_nowait(Members([]))
+        assert link.send_nowait(Packet(b"\x80"))
         with trio.move_on_after(100):
             await link.ended.wait()
         assert link.ended.is_set()
@@ -441,9 +463,9 @@ async def test_cards_that_a_full_link_could_not_take_come_when_it_has_room(tmp_p
             await newcomer.register_node(scene.address)
             await until(lambda: scene.count("membership.cards_unsent") > 0)
             told: set[bytes] = set()
-            with trio.fail_after(20):
+            with trio.fail_after(60):
                 while newcomer.node_id.raw not in told:
-                    for card in (await raw.receive_a(Members)).cards:
+                    for card in cards_in(await raw.receive_a(Packet)):
                         told.add(_subject(card))
         await raw.cut()
 
@@ -464,7 +486,7 @@ async def test_two_tasks_may_wait_on_one_subscription_and_both_are_woken() -> No
         assert isinstance(item, Message)
         got.append(item)
 
-    with trio.fail_after(5):
+    with trio.fail_after(60):
         async with topics.subscribe("t") as subscription, trio.open_nursery() as nursery:
             nursery.start_soon(take)
             nursery.start_soon(take)
@@ -504,7 +526,7 @@ def test_a_registry_knows_whether_its_file_is_its_own(tmp_path: Path) -> None:
 
 
 async def test_a_node_without_file_handles_keeps_its_addresses() -> None:
-    class Poor(TcpNetwork):
+    class Poor(SystemNetwork):
         """A network of a process that has run out of file handles."""
 
         is_poor = False

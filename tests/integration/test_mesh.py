@@ -189,8 +189,9 @@ async def test_the_bodys_own_exception_leaves_open_mesh_as_itself() -> None:
 
 async def test_cancelling_the_body_closes_quickly_and_leaves_nothing() -> None:
     tasks = trio.lowlevel.current_statistics().tasks_living
-    with trio.move_on_after(0.2) as scope:
+    with trio.CancelScope() as scope:
         async with bms.open_mesh(dev_mode=True) as mesh:
+            scope.cancel()
             await trio.sleep_forever()
     assert scope.cancelled_caught
     assert not mesh.is_running

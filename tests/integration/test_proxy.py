@@ -13,7 +13,7 @@ import trio.testing
 from bms.errors import LocalProtocolError
 from bms.testing import proxy as proxies
 from bms.testing.network import Line
-from bms.testing.proxy import DatagramLine, TcpProxy, open_datagram_proxy, open_proxy
+from bms.testing.proxy import TcpProxy, open_datagram_proxy, open_proxy
 from bms.values import Address
 from helpers import until
 
@@ -291,7 +291,7 @@ async def echoing() -> AsyncIterator[Address]:
             nursery.cancel_scope.cancel()
 
 
-async def echoes(address: Address, count: int, quiet_s: float = 0.5) -> list[int]:
+async def echoes(address: Address, count: int, quiet_s: float = 1.5) -> list[int]:
     """Send numbered datagrams; the numbers that came back until nothing more came."""
     found: list[int] = []
     with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as sock:
@@ -313,7 +313,7 @@ async def test_datagrams_pass_unchanged_and_in_order_where_no_fault_is_on() -> N
 
 
 async def test_lost_duplicated_and_overtaken_datagrams_are_those_that_were_counted() -> None:
-    line = DatagramLine(0.0, 0.0, loss=0.2, duplication=0.2, reordering=0.2)
+    line = Line(0.0, 0.0, loss=0.2, duplication=0.2, reordering=0.2)
     async with echoing() as server, open_datagram_proxy(server, seed=5, line=line, back=Line(0, 0)) as proxy:
         found = await echoes(proxy.address, 200)
         fired = proxy.fired

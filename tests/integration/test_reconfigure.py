@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import threading
@@ -21,8 +22,8 @@ from bms.life import Life
 from bms.net.link import Link
 from bms.reconfiguration import EFFECTS, page
 from bms.values import Address, Message
-from bms.world import TcpNetwork, World
-from helpers import cluster, make_identity, until
+from bms.world import SystemNetwork, World
+from helpers import cluster, make_identity, make_record, until
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "reconfigure.md"
 
@@ -30,6 +31,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "reconfigure.md"
 VALUES: dict[str, list[Any]] = {
     "listen_address": ["127.0.0.1:0", "localhost:0"],
     "tcp_port": [0, None],
+    "udp_port": [0, None],
     "advertise_address": ["127.0.0.1:9", None],
     "bootstrap_nodes": [["127.0.0.1:9"], []],
     "enable_discovery": [False, True],
@@ -43,7 +45,9 @@ VALUES: dict[str, list[Any]] = {
     "gossip.dial_timeout_s": [4.0],
     "gossip.redial_interval_s": [0.5],
     "gossip.redial_interval_max_s": [20.0],
-    "gossip.suspicion_timeout_s": [4.0],
+    "gossip.probe_interval_s": [0.9],
+    "gossip.suspicion_alpha": [5.0],
+    "gossip.gossip_interval_s": [0.3],
     "limits.frame_bytes_max": [2 << 20],
     "limits.handshakes_max": [20],
     "limits.handshake_timeout_s": [9.0],
@@ -61,7 +65,7 @@ VALUES: dict[str, list[Any]] = {
 }
 FILES = {"cert_path", "key_path", "trust_path"}
 REFUSED: dict[str, Any] = {
-    "mesh_name": "other", "node_name": "other", "found_mesh": True, "udp_port": 7, "dev_mode": False,
+    "mesh_name": "other", "node_name": "other", "found_mesh": True, "dev_mode": False,
     "enable_encryption": False, "enable_persistence": False, "persistence_path": "/elsewhere", "tls_ciphers": ["x"],
     "db_url": "sqlite:///elsewhere", "replication_factor": 2, "metrics_interval": 1.0, "http_address": "127.0.0.1:1",
     "https_address": "127.0.0.1:1",
@@ -172,7 +176,7 @@ async def test_every_setting_changes_while_messages_flow_and_nothing_is_lost(tmp
                         continue  # it is the value in force
                     effect = EFFECTS[name]
                     assert done.fields == (name,)
-                    assert done.restarted == ((effect.what,) if effect.kind == "restarts" else ())
+                    assert done.restarted == (tuple(effect.what.split(", ")) if effect.kind == "restarts" else ())
                     await traffic.more()
                     assert link_between(one, two) is link, name
                     assert link.is_open
@@ -249,13 +253,13 @@ async def with_silent_peer(tmp_path: Path, **fields: Any) -> AsyncIterator[tuple
 async def test_a_shorter_keepalive_interval_pings_at_once() -> None:
     slow = {"keepalive_interval_s": 3600.0, "keepalive_timeout_s": 80_000.0}
     async with cluster(2, gossip=slow, sync_interval=3600.0) as (one, two):
-        await trio.testing.wait_all_tasks_blocked(0.2)
+        await trio.sleep(0.4)
         before = link_between(one, two).bytes_sent
-        await trio.testing.wait_all_tasks_blocked(0.2)
+        await trio.sleep(0.4)
         assert link_between(one, two).bytes_sent == before
         await one.reconfigure(gossip={"keepalive_interval_s": 0.05})
         after = link_between(one, two).bytes_sent
-        await until(lambda: link_between(one, two).bytes_sent > after + 100, 10)
+        await until(lambda: link_between(one, two).bytes_sent > after + 100)
 
 
 async def test_a_shorter_keepalive_timeout_ends_a_silent_link(tmp_path: Path) -> None:
@@ -264,12 +268,12 @@ async def test_a_shorter_keepalive_timeout_ends_a_silent_link(tmp_path: Path) ->
         link = life_of(mesh).pool.link(scene.attacker.node_id)
         assert link is not None
         await mesh.reconfigure(gossip={"keepalive_interval_s": 0.1, "keepalive_timeout_s": 0.3})
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             await link.ended.wait()
         assert link.reason.startswith("silent")
 
 
-class Nowhere(TcpNetwork):
+class Nowhere(SystemNetwork):
     """Dials that are never answered."""
 
     async def dial(self, address: Address) -> trio.SocketStream:
@@ -282,19 +286,27 @@ async def test_a_shorter_dial_time_out_holds_for_the_next_dial() -> None:
         dev_mode=True, enable_discovery=False, gossip={"dial_timeout_s": 600.0}, world=World(network=Nowhere())
     ) as mesh:
         await mesh.reconfigure(gossip={"dial_timeout_s": 0.1})
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             with pytest.raises(bms.UnreachableError, match="does not answer"):
                 await mesh.register_node("127.0.0.1:9")
 
 
-async def test_a_shorter_suspicion_fails_who_is_suspect_already_and_a_shorter_node_timeout_hides_it(
+async def test_a_shorter_probe_interval_asks_at_once_who_is_silent_and_a_shorter_node_timeout_hides_it(
     tmp_path: Path,
 ) -> None:
-    async with with_silent_peer(tmp_path, gossip={"suspicion_timeout_s": 3600.0}) as (mesh, raw, _):
+    slow = {"probe_interval_s": 60.0, "suspicion_alpha": 100.0}
+    async with with_silent_peer(tmp_path, gossip=slow) as (mesh, raw, scene):
+        await mesh.reconfigure(gossip={"probe_interval_s": 0.1})
+        await until(lambda: mesh.node(scene.attacker.node_id).state == "suspect")
         await raw.cut()
-        await until(lambda: len(mesh.nodes("suspect")) == 1)
-        await mesh.reconfigure(gossip={"suspicion_timeout_s": 0.1})
-        await until(lambda: len(mesh.nodes("failed")) == 1, 10)
+        await mesh.reconfigure(gossip={"suspicion_alpha": 1.0})
+        # The suspicion that there is goes by the old setting; its member takes it back, and the next one does not.
+        record = make_record(scene.attacker, incarnation=2)
+        await mesh.register_node(scene.address)
+        again = await connect(mesh.address, context_of(scene.folder, scene.attacker))  # type: ignore[arg-type]
+        await again.join(scene.attacker, record)
+        await until(lambda: mesh.node(scene.attacker.node_id).state == "failed", 10)
+        await again.cut()
         await mesh.reconfigure(node_timeout=1.0)
         await until(lambda: not mesh.nodes("failed"), 10)
 
@@ -314,7 +326,7 @@ async def test_replication_that_was_off_begins_with_what_was_missed_and_stops_ag
             await one.sync_with_peers()
         for mesh in (one, two):
             await mesh.reconfigure(enable_replication=True)
-        await until(lambda: two.data_summary().entries == 1, 10)
+        await until(lambda: two.data_summary().entries == 1, 20)
         assert (await one.sync_with_peers()).equal
         await two.reconfigure(enable_replication=False)
         await one.store_data("late", b"1")
@@ -322,7 +334,7 @@ async def test_replication_that_was_off_begins_with_what_was_missed_and_stops_ag
             await two.sync_with_peers()
         assert two.data_summary().entries == 1
         await two.reconfigure(enable_replication=True)
-        await until(lambda: two.data_summary().entries == 2, 10)
+        await until(lambda: two.data_summary().entries == 2, 20)
 
 
 async def test_max_connections_holds_for_the_next_link_and_keeps_those_there_are() -> None:
@@ -366,7 +378,7 @@ async def test_a_shorter_handshake_time_out_closes_who_says_nothing() -> None:
         assert mesh.address is not None
         stream = await trio.open_tcp_stream(mesh.address.host, mesh.address.port)
         async with stream:
-            with trio.fail_after(10):
+            with trio.fail_after(60):
                 assert await stream.receive_some(1) == b""
 
 
@@ -404,3 +416,79 @@ async def test_a_new_advertised_address_is_told_to_those_who_are_linked() -> Non
     async with cluster(2) as (one, two):
         await one.reconfigure(advertise_address="192.0.2.7:7800")
         await until(lambda: two.node(one.node_id).address == Address("192.0.2.7", 7800))
+
+
+async def test_topics_and_bytes_that_may_be_held_change_at_once() -> None:
+    async with cluster(2) as (one, two):
+
+        async def send(topic: str, size: int = 1) -> None:
+            await one.send_message(two.node_id, bytes(size), topic, deadline_s=0.2)
+
+        await two.reconfigure(limits={"topics_max": 2})
+        await send("a")
+        await send("b")
+        with pytest.raises(bms.LimitError):
+            await send("c")
+        await two.reconfigure(limits={"topics_max": 3})
+        await send("c")
+        await two.reconfigure(limits={"body_bytes_max": 64 << 10, "inbox_bytes_max": 64 << 10})
+        with pytest.raises(bms.LimitError):
+            await send("a", 64 << 10)
+        await two.reconfigure(limits={"inbox_bytes_max": 256 << 10})
+        await send("a", 64 << 10)
+
+
+async def test_the_bound_of_handshakes_holds_for_the_next_connection() -> None:
+    async with bms.open_mesh(dev_mode=True, enable_discovery=False, limits={"handshake_timeout_s": 600.0}) as mesh:
+        address, pool = mesh.address, life_of(mesh).pool
+        assert address is not None
+
+        async def knock() -> trio.SocketStream:
+            stream = await trio.open_tcp_stream(address.host, address.port)
+            strangers.push_async_callback(trio.aclose_forcefully, stream)
+            return stream
+
+        async with contextlib.AsyncExitStack() as strangers:
+            await mesh.reconfigure(limits={"handshakes_max": 2})
+            await knock()
+            await knock()
+            await until(lambda: pool._handshakes.total() == 2)
+            third = await knock()
+            with trio.fail_after(10):
+                assert await third.receive_some(1) == b""
+            assert mesh.counters["net.connections_over_limit"] == 1
+            await mesh.reconfigure(limits={"handshakes_max": 64})
+            await knock()
+            await until(lambda: pool._handshakes.total() == 3)
+            assert mesh.counters["net.connections_over_limit"] == 1
+
+
+async def test_a_listener_is_reached_at_its_new_address_and_not_at_the_old_one() -> None:
+    async with bms.open_mesh(dev_mode=True, enable_discovery=False) as one:
+        async with bms.open_mesh(dev_mode=True, node_name="n2", enable_discovery=False) as two:
+            first = one.address
+            assert first is not None
+            await one.reconfigure(listen_address="127.0.0.2:0")
+            assert one.address is not None
+            assert one.address.host == "127.0.0.2"
+            with pytest.raises(bms.UnreachableError):
+                await two.register_node(first)
+            await one.reconfigure(tcp_port=first.port)
+            assert one.address == Address("127.0.0.2", first.port)
+            assert (await two.register_node(one.address)).node_id == one.node_id
+
+
+async def test_new_bootstrap_nodes_are_dialed_at_once() -> None:
+    async with bms.open_mesh(dev_mode=True, enable_discovery=False) as one:
+        async with bms.open_mesh(dev_mode=True, node_name="n2", enable_discovery=False) as two:
+            assert not two.is_connected(one.node_id)
+            await two.reconfigure(bootstrap_nodes=[str(one.address)])
+            await until(lambda: two.is_connected(one.node_id))
+
+
+async def test_discovery_that_comes_on_finds_the_others_on_this_machine() -> None:
+    async with bms.open_mesh(dev_mode=True) as one:
+        async with bms.open_mesh(dev_mode=True, node_name="n2", enable_discovery=False) as two:
+            assert not two.is_connected(one.node_id)
+            await two.reconfigure(enable_discovery=True)
+            await until(lambda: two.is_connected(one.node_id))

@@ -492,7 +492,7 @@ async def test_stores_on_disk_with_their_threads_agree_too(tmp_path: Path) -> No
             for i in range(300):
                 nursery.start_soon(nodes[i % 3].put, b"%d" % (i % 40))
         await nodes[0].put(b"large", value=bytes(1_000_000))
-        await mesh.equal(*nodes)
+        await mesh.equal(*nodes, seconds=120)
         assert nodes[2].entries.get(b"large").value == bytes(1_000_000)
     for node in nodes:
         await node.database.aclose()

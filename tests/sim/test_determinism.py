@@ -147,3 +147,17 @@ def test_what_a_simulation_returns_and_raises_comes_out() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         run_simulation(raises)
     assert caught.group_contains(LookupError)
+
+
+def test_what_a_program_on_a_host_raises_comes_out_and_keeps_nobody_waiting() -> None:
+    async def program() -> None:
+        raise LookupError("its own")
+
+    async def main(sim: SimWorld) -> None:
+        a, _ = await sim.start_nodes(2)
+        a.start_soon(program)
+        await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        run_simulation(main)
+    assert caught.group_contains(LookupError)

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "how-to" / "test-your-program.md"
 
@@ -32,3 +34,10 @@ def test_the_program_of_the_page_passes_its_test(tmp_path: Path) -> None:
 
 def test_the_program_without_pytest_runs(tmp_path: Path) -> None:
     exec(compile(blocks()["run"], str(PAGE), "exec", dont_inherit=True), {"__name__": "page"})
+
+
+def test_the_history_of_the_page_is_judged_as_the_page_says(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(blocks()["run=linearizable"], str(PAGE), "exec", dont_inherit=True), {"__name__": "page"})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("no order explains these 4 operations")
+    assert all(f"    {line}" in PAGE.read_text(encoding="utf-8").splitlines() for line in printed)

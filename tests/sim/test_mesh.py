@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 
-from bms import DeliveryError, Message, NotFoundError, StoreError, UnreachableError
-from bms.testing import Line, SimWorld
+from bms import DeliveryError, Message, NotFoundError, RemoteError, StoreError, UnreachableError
+from bms.testing import Line, SimHost, SimWorld
 from bms.testing.fixtures import MeshCluster
 
 
@@ -159,3 +159,51 @@ async def test_a_message_over_a_bad_line_arrives_once(mesh_cluster: MeshCluster,
     sim_world.partition([a])
     with pytest.raises((UnreachableError, DeliveryError)):
         await a.mesh.send_message(b.node_id, b"never", "news", deadline_s=20)
+
+
+@pytest.mark.sim_seeds(6)
+async def test_what_is_sent_while_both_sides_dial_arrives_whichever_link_stays(sim_world: SimWorld) -> None:
+    sim_world.line(Line(latency_s=0.05, jitter_s=0.05))
+    hosts = [sim_world.add_host() for _ in range(4)]
+    heard: dict[str, set[bytes]] = {host.name: set() for host in hosts}
+    answers: list[bytes] = []
+
+    async def answer(message: Message) -> bytes:
+        await trio.sleep(0.05)
+        return message.body
+
+    async def program(host: SimHost) -> None:
+        await trio.sleep(host.chance.random() * 0.3)
+        mesh = await host.start()
+        async with mesh.subscribe("news") as news, trio.open_nursery() as nursery:
+            await nursery.start(mesh.serve_requests, "echo", answer)
+            met: set[str] = set()
+            while len(met) < len(hosts) - 1:
+                for node in mesh.nodes("alive")[1:]:
+                    # At once, while it is still open which of two links stays.
+                    if node.node_id not in met and mesh.is_connected(node.node_id):
+                        met.add(node.node_id)
+                        nursery.start_soon(ask, host, node.node_id)
+                await trio.sleep(0.001)
+            assert await mesh.broadcast_message(host.name.encode(), "news") == len(hosts) - 1
+            async for message in news:
+                assert isinstance(message, Message)
+                heard[host.name].add(message.body)
+
+    async def ask(host: SimHost, node_id: str) -> None:
+        with trio.move_on_after(5):
+            while True:
+                try:
+                    answers.append(await host.mesh.request(node_id, b"x", "echo"))
+                except RemoteError:
+                    pass  # not served there yet
+                await trio.sleep(0.01)
+
+    async with trio.open_nursery() as nursery:
+        for host in hosts:
+            nursery.start_soon(program, host)
+        everybody = {host.name.encode() for host in hosts}
+        await sim_world.until(lambda: all(names == everybody for names in heard.values()))
+        await trio.sleep(10)
+        assert len(answers) > 100
+        nursery.cancel_scope.cancel()

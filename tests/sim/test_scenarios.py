@@ -17,13 +17,24 @@ FOLDER = Path(__file__).parent / "scenarios"
 SEEDS_OF_A_BUG = 6
 
 
-@pytest.mark.parametrize(("name", "seed"), [("calm", 1), ("storm", 1), ("storm", 2), ("disks", 1), ("losses", 1)])
+@pytest.mark.parametrize(
+    ("name", "seed"),
+    [("calm", 1), ("storm", 1), ("storm", 2), ("disks", 1), ("losses", 1), ("races", 1), ("datagrams", 1)],
+)
 def test_nothing_is_violated(name: str, seed: int) -> None:
     result = run_scenario(Scenario.load(FOLDER / f"{name}.toml"), seed)
     assert result.violations == (), f"replay it: {Variant(path=FOLDER / f'{name}.toml').command(seed)}"
     assert all(result.fired.values())
     assert result.counts["writes acknowledged"] > 50
     assert result.counts["messages acknowledged"] > 50
+
+
+def test_crashes_meet_operations_under_way_whose_outcome_stays_unknown() -> None:
+    result = run_scenario(Scenario.load(FOLDER / "races.toml"), 2)
+    assert result.violations == ()
+    assert result.counts["operations of unknown outcome"] > 3
+    assert result.counts["operations"] > 500
+    assert result.judged["linearizable"] == 6
 
 
 @pytest.mark.parametrize("name", sorted(PLANTED))
@@ -39,7 +50,7 @@ def test_a_planted_bug_is_found_within_a_few_seeds(name: str, monkeypatch: pytes
 
 
 def test_a_fault_that_never_fired_fails_the_run() -> None:
-    idle = Workload(writes_per_s=0.0, messages_per_s=0.0)
+    idle = Workload(writes_per_s=0.0, messages_per_s=0.0, races_per_s=0.0)
     fault = Fault(kind="disk_full", between=(1, 1), lasts_s=(1, 1))
     scenario = Scenario(name="idle", nodes=2, seconds=3.0, workload=idle, faults=(fault,))
     result = run_scenario(scenario, 1)

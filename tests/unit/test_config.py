@@ -187,12 +187,10 @@ def test_an_address_that_cannot_work_is_refused(field: str, text: object) -> Non
     [
         ({"http_address": "127.0.0.1:1"}, "http_address", "does not have HTTP;"),
         ({"https_address": "127.0.0.1:1"}, "https_address", "does not have HTTPS"),
-        ({"udp_port": 7800}, "udp_port", "does not have datagrams"),
         ({"tls_ciphers": ["TLS_AES_128_GCM_SHA256"]}, "tls_ciphers", "does not have a choice of TLS suites"),
         ({"metrics_interval": 10}, "metrics_interval", "does not have metrics"),
         ({"replication_factor": 2}, "replication_factor", "does not have spaces kept on a chosen number of nodes"),
         ({"db_url": "postgres://x/y"}, "db_url", "this version keeps its data in SQLite alone"),
-        ({"bootstrap_nodes": ["dns+srv://mesh.example"]}, "bootstrap_nodes", "dns+srv:// is not in this version"),
         ({"bootstrap_nodes": ["bmst" + "q" * 80]}, "bootstrap_nodes", "join tickets are not in this version"),
         ({"enable_encryption": False}, "enable_encryption", "only dev_mode"),
     ],
@@ -203,6 +201,35 @@ def test_what_this_version_does_not_have_is_refused_in_those_words(
     error = refused(**fields)
     assert error.field == name
     assert words in error.why
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        "dns+srv://",
+        "dns+srv://mesh.example",
+        "dns+srv://_bms._tcp",
+        "dns+srv://_bms._tcp.",
+        "dns+srv://_bms._udp.mesh.example",
+        "dns+srv://bms._tcp.mesh.example",
+        "dns+srv://_bms._tcp.mesh.example:7800",
+        "dns+srv://_bms._tcp.mesh.example/path",
+        "dns+srv://_bms._tcp..example",
+        "dns+srv://_bms._tcp.-mesh.example",
+        "dns+srv://_bms._tcp.mesh.example\n",
+        "dns+srv://_bms._tcp." + "a" * 64 + ".example",
+        "dns+srv://_bms._tcp" + ".abcdefgh" * 30,
+    ],
+)
+def test_a_service_name_that_dns_cannot_have_is_refused_with_an_example(node: str) -> None:
+    error = refused(bootstrap_nodes=["first.example:7800", node])
+    assert error.field == "bootstrap_nodes"
+    assert "as dns+srv://_bms._tcp.example.org does" in error.why
+
+
+@pytest.mark.parametrize("node", ["dns+srv://_bms._tcp.example.org", "dns+srv://_mesh-2._tcp.x-y.a_b.Example."])
+def test_a_service_name_is_a_bootstrap_node(node: str) -> None:
+    assert Config(bootstrap_nodes=(node,)).bootstrap_nodes == (node,)
 
 
 def test_encryption_may_be_off_in_dev_mode() -> None:

@@ -42,7 +42,7 @@ SAMPLES: list[tuple[m.AnyMessage | m.LocalMessage, str]] = [
     (m.Close(m.CloseCode.NO_COMMON_VERSION, "you speak 3 to 4, this node 1 to 2"), "A code and a reason for people."),
     (m.Ok(23), "The largest number that fits into one byte is 23."),
     (m.Error(24, "KeyError", "‘größe’ is missing"), "24 takes two bytes; text is UTF-8."),
-    (m.Members([_CARD, _CARD]), "Two cards; an empty list is allowed."),
+    (m.Packet(bytes.fromhex("8282000782034109")), "A ping and something else in one packet."),
     (m.Push(2**64 - 1, 0, 2**32, [_WHOLE_BATCH, _PART_OF_BATCH], [_SIGNED]), "A whole batch and a part of one."),
     (m.Sync(255, 2**63, 65535, bytes(range(16))), "The epoch uses all 64 bits."),
     (m.SyncState(256, 0, 65536, b"\xff" * 16), "Answers with the same fields."),

@@ -189,7 +189,7 @@ async def test_a_full_queue_makes_its_callers_wait(tmp_path: Path) -> None:
 
 async def test_a_queue_of_bytes_is_bounded_but_takes_one_of_any_size(tmp_path: Path) -> None:
     database = open_notes(tmp_path / "d", queue_bytes_max=100)
-    with trio.fail_after(10):
+    with trio.fail_after(60):
         assert await database.write(insert("huge"), size=10_000) == "huge"
         async with trio.open_nursery() as nursery:
             for i in range(10):

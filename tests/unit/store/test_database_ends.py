@@ -52,7 +52,7 @@ async def test_a_bug_in_telling_of_a_commit_keeps_nobody_waiting(
     database = Database(tmp_path / "a.sqlite", threads=threads)
     database.join(Teller())
     try:
-        with trio.fail_after(10):
+        with trio.fail_after(60):
             assert await database.write(lambda connection: 5) == 5
             assert await database.write(lambda connection: 6) == 6
     finally:
