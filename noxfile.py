@@ -66,6 +66,13 @@ def sim(session: nox.Session) -> None:
 
 
 @nox.session
+def paper(session: nox.Session) -> None:
+    """The published experiments on membership, beside their targets: half an hour. One: `nox -s paper -- crash`."""
+    install(session, "test")
+    session.run("python", "-W", "error", "-m", "bms.testing.paper", *session.posargs)
+
+
+@nox.session
 def e2e(session: nox.Session) -> None:
     """Real processes and the command line, as a user starts them."""
     install(session, "test")

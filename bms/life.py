@@ -237,7 +237,7 @@ class Life:
             await supervisor.start(self.clock)
             await supervisor.start(self._renewal)
             await self.start_listener()
-            await self._start_datagrams()
+            await self._start_datagrams(None)
             await self.start_discovery()
         except BaseException:
             await self.stop(0)
@@ -250,19 +250,25 @@ class Life:
             _Listener("listener", address or self.config.tcp_address, self.pool.listen, self._bound)
         )
 
-    async def _start_datagrams(self) -> None:
-        """Bind UDP beside the listener; where its port is taken, any other will do if none was asked for."""
+    async def _start_datagrams(self, before: Address | None) -> None:
+        """Bind UDP beside the listener; where its port is taken, any other will do if none was asked for.
+
+        `before` is where it was bound, if that is to be so again.
+        """
         assert self._supervisor is not None
         assert self._main is not None
         asked = self.config.udp_port
-        address = Address(self._main.host, self._main.port if asked is None else asked)
-        try:
-            await self._supervisor.start(_Listener("datagrams", address, self.datagrams.listen, self._bound_udp))
-        except UnreachableError:
-            if asked is not None or self.config.tcp_address.port:
-                raise
-            address = Address(address.host, 0)
-            await self._supervisor.start(_Listener("datagrams", address, self.datagrams.listen, self._bound_udp))
+        places = [Address(self._main.host, self._main.port if asked is None else asked)] if before is None else [before]
+        if not (self.config.tcp_address.port if asked is None else asked):
+            places.append(Address(places[0].host, 0))
+        for place in places:
+            try:
+                await self._supervisor.start(_Listener("datagrams", place, self.datagrams.listen, self._bound_udp))
+            except UnreachableError:
+                if place is places[-1]:
+                    raise
+            else:
+                return
 
     async def start_data(self) -> None:
         """Exchange entries with every linked peer."""
@@ -324,20 +330,23 @@ class Life:
                 _Listener(f"{name} {address} {self._extra_listeners}", address, listen, remember)
             )
         except BaseException:
-            listening[:] = [address for address in listening if address not in bound]
+            if bound:  # cancelled just as it served
+                listening[:] = [address for address in listening if address not in bound]
+                self._renew()
             raise
         return bound[0]
 
     async def restart(self, names: Iterable[str], config: Config) -> None:
         """Put `config` in force, running the named subsystems anew; if that fails, the old one as it was, and raise."""
-        old, main, names = self.config, self._main, list(names)
+        old, names = self.config, list(names)
+        main, main_udp = self._main, self._main_udp
         try:
-            await self._restart(names, config, None)
-        except Exception:
-            await self._restart(names, old, main)
+            await self._restart(names, config, None, None)
+        except BaseException:  # Ctrl+C too: whoever catches it has a node that is as it was
+            await self._restart(names, old, main, main_udp)
             raise
 
-    async def _restart(self, names: list[str], config: Config, main: Address | None) -> None:
+    async def _restart(self, names: list[str], config: Config, main: Address | None, main_udp: Address | None) -> None:
         assert self._supervisor is not None
         self.config = config
         self.pool.reconfigure(config)
@@ -349,12 +358,13 @@ class Life:
             self._discovery.config = config
         await self._supervisor.stop(names)
         if "listener" in names:
-            self.listening = [address for address in self.listening if address != self._main]
+            self.listening[:] = [address for address in self.listening if address != self._main]
             self._main = None
             await self.start_listener(main)
         if "datagrams" in names:
-            self.listening_udp = [address for address in self.listening_udp if address != self._main_udp]
-            await self._start_datagrams()
+            self.listening_udp[:] = [address for address in self.listening_udp if address != self._main_udp]
+            self._main_udp = None
+            await self._start_datagrams(main_udp)
         if "discovery" in names:
             await self.start_discovery()
         if "data" in names:
@@ -432,8 +442,9 @@ class Life:
         if self.config.advertise_address is None:
             return self._reachable(self.listening_udp)
         advertised = Address.parse(self.config.advertise_address)
-        # Whoever passes one port on passes the same one of UDP on, unless `udp_port` says where that is.
-        return [advertised if self.config.udp_port is None else Address(advertised.host, self.config.udp_port)]
+        if self.config.udp_port is None:  # whoever passes one port on passes the same one of UDP on
+            return [advertised]
+        return [] if self._main_udp is None else [Address(advertised.host, self._main_udp.port)]
 
     def _reachable(self, listening: list[Address]) -> list[Address]:
         """What stands for these addresses elsewhere: for a wildcard every address of this machine."""
@@ -444,7 +455,7 @@ class Life:
                     self._hosts = self._world.network.local_hosts()
                 except OSError as error:  # no file handle is left; they will not have changed
                     log.debug("this machine's addresses cannot be read: %s", error)
-                hosts = [*self._hosts, *self._observed]
+                hosts = [host for host in [*self._hosts, *self._observed] if address.host == "::" or ":" not in host]
                 found += [Address(host, address.port) for host in hosts]
             else:
                 found.append(address)
@@ -562,7 +573,8 @@ def _ip_address(host: str) -> str | None:
         address = ipaddress.ip_address(host)
     except ValueError:
         return None
-    return None if "%" in host or address.is_unspecified or address.is_multicast else str(address)
+    is_nobodys = address.is_unspecified or address.is_multicast or address.is_loopback
+    return None if "%" in host or is_nobodys else str(address)
 
 
 class _Named:

@@ -328,7 +328,7 @@ class Mesh:
             await self._use_store(old, new)
             if life is not None and changed:
                 await life.restart(restarted, new)
-        except Exception:
+        except BaseException:
             await self._use_store(new, old)
             raise
         self._config = new

@@ -42,7 +42,10 @@ PART_OF: dict[str, str] = {
 # No clock, no chance, no I/O: what these modules do follows from what is passed in.
 PURE = [
     *("errors.py", "values.py", "clock.py", "counters.py", "geometry.py", "wire/*.py", "membership/view.py"),
-    *("membership/candidates.py", "membership/coordinates.py", "membership/nearest.py"),
+    *("membership/candidates.py", "membership/coordinates.py", "membership/nearest.py", "membership/swim.py"),
+    *("membership/claims.py", "membership/members.py", "membership/probing.py", "membership/comparing.py"),
+    *("membership/suspicion.py", "membership/dissemination.py", "membership/damping.py", "membership/timers.py"),
+    "membership/tuning.py",
     *("data/entry.py", "data/batch.py", "data/fingerprint.py", "data/blob.py", "messaging/window.py"),
     *("security/pairwise.py", "security/pairs.py"),
 ]

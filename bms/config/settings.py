@@ -109,14 +109,14 @@ class GossipConfig:
     """How quickly this node notices that others came, went or fell silent."""
 
     keepalive_interval_s: float = seconds(
-        (1.0, 0.05, 3600),
-        "A link on which nothing was sent for so long carries a ping.",
-        "shorter notices a dead peer sooner and costs a packet more each way; the probe period of SWIM",
+        (5.0, 0.05, 3600),
+        "A link on which nothing was sent for so long carries a ping, which also compares the clocks.",
+        "shorter costs a packet more each way on every link; that nodes are there is found out by probes",
     )
     keepalive_timeout_s: float = seconds(
-        (5.0, 0.1, 86_400),
+        (15.0, 0.1, 86_400),
         "A link on which nothing arrived for so long is closed. Above `keepalive_interval_s`.",
-        "shorter also drops peers that only paused; five missed pings by default",
+        "shorter gives up sooner on connections that are dead without saying so, and drops peers that only paused",
     )
     dial_timeout_s: float = seconds(
         (5.0, 0.1, 600),

@@ -52,7 +52,7 @@ def accusation_claim(accusation: Accusation) -> Claim:
 
 
 class Believed:
-    """Reads what one sender at a time says (`sender`, at `now`). A `packets.Reader`.
+    """Reads what one sender at a time says, since `begin`. A `packets.Reader`.
 
     `wanted` collects members whose cards are to be fetched, `outdated` records of this node itself that are not its
     present one.
@@ -70,6 +70,11 @@ class Believed:
         self._accusations: dict[bytes, Claim] = {}
         self._allowances: dict[NodeId, _Allowance] = {}
 
+    def begin(self, sender: NodeId, now: float) -> None:
+        """What comes next is of this sender; nothing is left of the packet before, which may have been cut short."""
+        self.sender, self.now = sender, now
+        self.wanted, self.outdated, self.dropped = [], [], 0
+
     def word_untrusted(self, record: object) -> Claim | None:
         """See `packets.Reader`."""
         node_id, point, details_hash = peek_record_untrusted(record)
@@ -77,7 +82,8 @@ class Believed:
         if node_id == self._me:
             return None
         if known is None:
-            self.wanted.append(node_id)
+            if self._may_check():
+                self.wanted.append(node_id)
             return None
         admission, held = known.wire
         if record == held.signed:

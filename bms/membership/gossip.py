@@ -24,6 +24,7 @@ from ..net.handshake import DuplicateLinkError
 from ..net.link import Handler, Link
 from ..net.pool import Pool
 from ..security.identity import Identity
+from ..security.pairwise import PAYLOAD_BYTES_MAX
 from ..security.records import TCP, Accusation, NodeRecord
 from ..security.trust import Trust
 from ..values import Address, NodeEvent, NodeId
@@ -42,6 +43,7 @@ log = logging.getLogger("bms.membership")
 
 _PAIRS_PER_PACKET = 64
 _PACKET_HEAD_BYTES = 64
+_IDS_PER_PACKET = 256
 _WANT_S = 1.0
 _WANTED_MAX = 4096
 # Admission, record and details have 4 KiB each at most; every peer takes frames of this size.
@@ -226,21 +228,20 @@ class Gossip:
         """A member's packet, proven to be its own; RemoteProtocolError if it is malformed."""
         now = trio.current_time()
         believed = self._believed
-        believed.sender, believed.now = node_id, now
-        messages, coordinate = parse_packet_untrusted(payload, believed)
+        believed.begin(node_id, now)
+        messages, encoded = parse_packet_untrusted(payload, believed)
+        # Before anything counts: a packet that is malformed at its end has said nothing at all.
+        coordinate = Coordinate.parse_untrusted(encoded) if encoded else None
         self.view.heard(node_id, now)
         if believed.dropped:
             self._counters.add("membership.words_over_limit", believed.dropped)
-            believed.dropped = 0
-        outdated, believed.outdated = believed.outdated, []
-        wanted, believed.wanted = believed.wanted, []
-        for record in outdated:
+        for record in believed.outdated:
             self._on_outdated(record)
-        for wanted_id in wanted:
+        for wanted_id in believed.wanted:
             self._want(wanted_id, node_id, now)
         effects = self._handle(messages, node_id, now, stream=stream)
-        if coordinate:
-            self._place(Coordinate.parse_untrusted(coordinate), node_id, effects)
+        if coordinate is not None:
+            self._place(coordinate, node_id, effects)
         self._act(effects)
 
     def _place(self, coordinate: Coordinate, node_id: NodeId, effects: list[Effect]) -> None:
@@ -295,7 +296,8 @@ class Gossip:
     def _send(self, send: Send) -> None:
         if not send.stream and self.datagrams is not None:
             payload = encode_packet(send.messages, stream=False, coordinate=self.coordinates.mine.encode())
-            if self.datagrams.send(send.to, payload):
+            # `size` counts what is usual: a word that its member has filled up, beside an ack, may be too long.
+            if len(payload) <= PAYLOAD_BYTES_MAX and self.datagrams.send(send.to, payload):
                 return
         self._send_over_link(send.to, send.messages)
 
@@ -316,10 +318,16 @@ class Gossip:
             elif isinstance(message, Digest) and message.size + _PACKET_HEAD_BYTES > frame_bytes_max:
                 whole = Delta(tuple((claim, None) for claim in self.swim.known.values()))
                 yield from self._payloads([whole], frame_bytes_max)
+            elif isinstance(message, Get):
+                for start in range(0, len(message.node_ids), _IDS_PER_PACKET):
+                    yield encode_packet([Get(message.node_ids[start : start + _IDS_PER_PACKET])], stream=True)
             else:
                 short.append(message)
-        if short:
-            yield encode_packet(short, stream=True)
+        together = encode_packet(short, stream=True)
+        if len(together) + _PACKET_HEAD_BYTES <= frame_bytes_max:
+            yield from [together] if short else []
+        else:  # several full cards
+            yield from (encode_packet([message], stream=True) for message in short)
 
     def _want(self, node_id: NodeId, sender: NodeId, now: float) -> None:
         """Ask for a member's card where it was spoken of, or whoever else is linked; not more often than needed."""

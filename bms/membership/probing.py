@@ -8,7 +8,8 @@ they at least were heard, refutations, stalls. It stretches the period and the t
 helper's nack is sent at `_NACK_SHARE` of the time the prober gave it, so that it arrives before the prober gives up;
 when all helpers have sent theirs, there is nothing left to wait for.
 
-What others can cause: each may have `_RELAYS_MAX` pings under way through this node.
+What others can cause: each may have `_RELAYS_MAX` pings sent by this node in the time that it gave them, and in any
+period. A member that is accused again and again is checked by one probe at a time.
 """
 
 from __future__ import annotations
@@ -106,6 +107,11 @@ class Probing:
         self._timers.at(now + timeout_s, self._unanswered, seq)
         self._timers.at(now + budget_s, self._failed, seq)
 
+    def check(self, target: NodeId, now: float, effects: list[Effect]) -> None:
+        """Probe a member, unless that is being done."""
+        if all(probe.target != target for probe in self._probes.values()):
+            self.begin(target, now, effects)
+
     def try_dead(self, target: NodeId, effects: list[Effect]) -> None:
         """Tell a member what is held of it, and see whether it says something."""
         self._seq += 1
@@ -153,7 +159,7 @@ class Probing:
         """Somebody is there: whom this node asked, or whom it was asked about."""
         relay = self._relays.get(ack.seq)
         if relay is not None and relay[2] == sender:
-            self._relay_ends(now, effects, ack.seq)
+            del self._relays[ack.seq]
             effects.append(self._packet(relay[0], [Ack(relay[1])]))
             return
         probe = self._probes.get(ack.seq)
@@ -216,16 +222,16 @@ class Probing:
         effects.append(self._packet(request.target, [*self._buddy(request.target), Ping(seq)]))
         budget_s = max(0.0, min(request.budget_s, members.tuning.probe_interval_s * (members.tuning.health_max + 1)))
         self._timers.at(now + budget_s * _NACK_SHARE, self._relay_unanswered, seq)
-        self._timers.at(now + budget_s, self._relay_ends, seq)
+        # Neither a budget of nothing nor an answer makes room for another.
+        self._timers.at(now + max(budget_s, members.tuning.probe_interval_s), self._relay_ends, seq, sender)
 
     def _relay_unanswered(self, now: float, effects: list[Effect], seq: int) -> None:
         relay = self._relays.get(seq)
         if relay is not None:
             effects.append(self._packet(relay[0], [Nack(relay[1])]))
 
-    def _relay_ends(self, now: float, effects: list[Effect], seq: int) -> None:
-        relay = self._relays.pop(seq, None)
-        if relay is not None:
-            self._relayed_for[relay[0]] -= 1
-            if not self._relayed_for[relay[0]]:
-                del self._relayed_for[relay[0]]
+    def _relay_ends(self, now: float, effects: list[Effect], seq: int, sender: NodeId) -> None:
+        self._relays.pop(seq, None)
+        self._relayed_for[sender] -= 1
+        if not self._relayed_for[sender]:
+            del self._relayed_for[sender]

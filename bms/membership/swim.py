@@ -59,6 +59,7 @@ from .comparing import Comparing
 from .damping import Damping
 from .dissemination import Dissemination
 from .members import Accused, Members
+from .pacing import Pacing
 from .probing import Probing
 from .suspicion import Suspicion
 from .timers import Timers
@@ -72,6 +73,8 @@ _BLAME_S = 10.0
 _SWEEP_S = 60.0
 _HASTE_PER = 8
 _HASTE_MAX = 4
+_WORDS_BURST = 20
+_ANSWERS_BURST = 4
 
 
 class Swim:
@@ -107,6 +110,10 @@ class Swim:
         """When the timer comes that looks after a suspicion; one for each member at most."""
         self._damped: set[NodeId] = set()
         self._blamed: dict[NodeId, float] = {}
+        self._words = Pacing(_WORDS_BURST)
+        self._answers = Pacing(_ANSWERS_BURST)
+        self._held: dict[NodeId, Claim] = {}
+        """The latest that was said of a member of whom too much is said for now."""
         self._gossips = False
 
     # ------------------------------------------------------------------ commands
@@ -182,6 +189,9 @@ class Swim:
             self._queue.drop(node_id)
             self._probing.forget(node_id)
             self._damping.forget(node_id)
+            self._words.forget(node_id)
+            self._answers.forget(node_id)
+            self._held.pop(node_id, None)
 
     def card(self, node_id: NodeId, to: NodeId, now: float = 0.0) -> list[Effect]:
         """Send a node what is held of a member."""
@@ -279,10 +289,12 @@ class Swim:
         effects: list[Effect] = []
         if sender not in self.known:
             return effects
+        is_asked = False
         for message in messages:
             if isinstance(message, Claim):
                 self._take(message, sender, now, effects)
-            else:
+            elif not is_asked:  # or one packet would be answered by hundreds, wherever its sender says that it is
+                is_asked = True
                 self._handle(message, sender, stream, now, effects)
         if sender in self.accused:
             self._tell(sender, now, effects, stream)
@@ -324,6 +336,7 @@ class Swim:
 
     def _receive(self, delta: Delta, sender: NodeId, now: float, effects: list[Effect]) -> None:
         """What another holds of some members. Where it is behind, it gets what this node holds."""
+        before = self._members.fingerprint
         for own, accusation in delta.pairs:
             if own.node_id not in self.known and own.node_id != self.me.node_id:
                 self._newcomer(own, now, effects, accusation)
@@ -337,7 +350,7 @@ class Swim:
                 self._comparing.give([own.node_id], sender, now, effects)
             else:
                 self._accusation(accusation, sender, now, effects, synced=True)
-        if len(delta.pairs) > 1:
+        if self._members.fingerprint != before:
             self._comparing.soon(now)
 
     # ------------------------------------------------------------------ own words
@@ -347,15 +360,45 @@ class Swim:
         me = self.me
         if me.kind is Kind.LEFT or claim.point > (me.boot, me.incarnation + _JUMP_MAX):
             return  # a word about a life that this node does not have any more, or never had
-        if claim.point >= me.point:
+        if claim.point < me.point:
+            if self._answers.grants(sender, now, self.tuning.gossip_interval_s):
+                effects.append(Send(sender, [me]))
+        elif self._may_say(claim, now):
             # One accuser that errs all the time says more about itself than about this node.
             if now - self._blamed.get(claim.by, -math.inf) >= _BLAME_S:
                 self._blamed = {by: at for by, at in self._blamed.items() if now - at < _BLAME_S}
                 self._blamed[claim.by] = now
                 self._probing.feel(1)
             self.announce(self._refute(claim.incarnation + 1), now)
-            effects.append(Refuted(claim.by, claim.kind))
-        effects.append(Send(sender, [self.me]))
+            effects += [Refuted(claim.by, claim.kind), Send(sender, [self.me])]
+
+    def _may_say(self, claim: Claim, now: float) -> bool:
+        """Whether a member's own word, or one that this node has to take back, counts now.
+
+        News goes out once in a gossip interval. Who says more of itself than that, or is accused more often, is not
+        worth more of everybody's time: the latest waits.
+        """
+        node_id, interval_s = claim.node_id, self.tuning.gossip_interval_s
+        if self._words.grants(node_id, now, interval_s):
+            return True
+        held = self._held.get(node_id)
+        if held is None:
+            self._timers.at(now + interval_s, self._say_held, node_id)
+        if held is None or claim.rank > held.rank:
+            self._held[node_id] = claim
+        return False
+
+    def _say_held(self, now: float, effects: list[Effect], node_id: NodeId) -> None:
+        claim = self._held.pop(node_id, None)
+        if claim is None:
+            return
+        if node_id == self.me.node_id:
+            self._about_me(claim, claim.by, now, effects)
+            return
+        before = len(effects)
+        self._own_word(claim, None, now, effects)
+        if len(effects) == before and self.known.get(node_id) is claim:
+            effects.append(Changed(node_id, "updated"))  # its owner was not told when it came
 
     def _own_word(self, claim: Claim, sender: NodeId | None, now: float, effects: list[Effect]) -> None:
         """A member's own word about itself."""
@@ -380,8 +423,14 @@ class Swim:
                 self._spread(claim, now)
                 self._free_later(node_id)
                 return
-        was = members.state(node_id)
-        members.set(claim, None, now)
+        if self._may_say(claim, now):
+            self._believe(claim, accused, now, effects)
+
+    def _believe(self, claim: Claim, accused: Accused | None, now: float, effects: list[Effect]) -> None:
+        """Hold a member's word for the latest about it; `accused` is what it outdoes."""
+        node_id = claim.node_id
+        was = self._members.state(node_id)
+        self._members.set(claim, None, now)
         self._spread(claim, now)
         if claim.kind is Kind.LEFT:
             if was is not NodeState.LEFT:
@@ -479,7 +528,7 @@ class Swim:
             effects.append(Changed(node_id, "suspected", claim.by))
         # A few of those who hear of it look for themselves, so that it is confirmed, or not, by who knows.
         if claim.by != self.me.node_id and self._chance.random() * self.present < tuning.checks * (expected + 1):
-            self._probing.begin(node_id, now, effects)
+            self._probing.check(node_id, now, effects)
         return suspicion
 
     def _watch(self, node_id: NodeId, suspicion: Suspicion, now: float) -> None:

@@ -316,16 +316,19 @@ class Link:
                     self._enqueue(Ping(id=self._last_id, time=int(self._ping[2] * 1000)))
                     self._flush_nowait()  # from here: waking the writer would cost more than the ping
             self._retimed = trio.Event()
-            with trio.move_on_after(gossip.keepalive_interval_s):
+            silent_at = self._heard_at + gossip.keepalive_timeout_s
+            with trio.move_on_at(min(now + gossip.keepalive_interval_s, max(silent_at, now))):
                 await self._retimed.wait()
             gossip = self._config.gossip
             if not self.is_open:  # what is queued goes out within one more time-out, or not at all
                 await trio.sleep(gossip.keepalive_timeout_s)
                 self.end(self.reason)
                 return
-            silent_s = trio.current_time() - self._heard_at
-            if silent_s > gossip.keepalive_timeout_s:
-                self.end(f"silent for {silent_s:.1f} s", CloseCode.SILENT)
+            if trio.current_time() >= self._heard_at + gossip.keepalive_timeout_s:
+                await trio.lowlevel.checkpoint()  # after a stall of this process the reader may not have had its turn
+            now = trio.current_time()
+            if now >= self._heard_at + gossip.keepalive_timeout_s:
+                self.end(f"silent for {now - self._heard_at:.1f} s", CloseCode.SILENT)
                 return
 
     # ------------------------------------------------------------------ ending

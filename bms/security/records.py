@@ -64,6 +64,7 @@ RECORD_DOMAIN = "bms-node-v1"
 ACCUSATION_DOMAIN = "bms-accusation-v1"
 DETAILS_CONTEXT = "bms details v1"
 BODY_BYTES_MAX = 4096
+ACCUSATION_BYTES_MAX = 512  # it goes into datagrams beside other things, whatever `extra` holds one day
 GRANTS_MAX = 64
 SCOPE_BYTES_MAX = 300
 MEMBER_GRANTS: tuple[tuple[str, int], ...] = (("*", 15),)
@@ -273,7 +274,7 @@ class Accusation:
     @classmethod
     def parse_untrusted(cls, signed: object) -> Accusation:
         """Read an accusation signed by the accuser that it names; raises RemoteProtocolError."""
-        body, signature = split_untrusted(signed, "accusation", BODY_BYTES_MAX)
+        body, signature = split_untrusted(signed, "accusation", ACCUSATION_BYTES_MAX)
         mesh_id, accuser, node_id, boot, incarnation, kind = body_untrusted(body, "accusation", 6)
         if kind not in (SUSPECT, DEAD) or type(kind) is not int:
             raise RemoteProtocolError("accusation: its kind is neither suspect nor dead")

@@ -16,15 +16,30 @@ import pytest
 import bms
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-NAMES = ("links", "store", "footprint")
+NAMES = ("links", "store", "footprint", "membership")
 TIMEOUT_S = 120
 # Columns that tell the rows of one result apart, and the one that each row has a number in.
-KEYS = {"links": ("what", "bytes", "in_flight"), "store": ("what", "writers"), "footprint": ("what",)}
-VALUES = {"links": "cpu_us", "store": "value", "footprint": "value"}
+KEYS = {
+    "links": ("what", "bytes", "in_flight"),
+    "store": ("what", "writers"),
+    "footprint": ("what",),
+    "membership": ("what", "nodes", "alpha"),
+}
+VALUES = {"links": "cpu_us", "store": "value", "footprint": "value", "membership": "value"}
 EXPECTED = {
     "links": {"bare echo", "link call", "send", "request", "bare one way", "link one way", "broadcast"},
     "store": {"fsync", "bare SQLite", "put", "get", "read", "scan", "remote apply", "put on three"},
     "footprint": {"import seconds", "import rss", "node rss", "node pss", "node cpu", "node wakeups", "node wire"},
+    "membership": {
+        "killed, all know",
+        "stalled, held for failed",
+        "frozen, all know",
+        "frozen, back with all",
+        "idle rss",
+        "idle cpu",
+        "idle udp",
+        "idle links",
+    },
 }
 
 

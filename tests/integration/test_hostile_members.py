@@ -282,7 +282,9 @@ async def test_addresses_that_cannot_be_dialed_hurt_nobody(tmp_path: Path) -> No
         await raw.cut()
 
 
-@pytest.mark.parametrize("observed", ["not an address", "evil.example", "a\u00a0b", "127.0.0.1 ", "::1%lo", "::", ""])
+@pytest.mark.parametrize(
+    "observed", ["not an address", "evil.example", "a\u00a0b", "127.0.0.1 ", "::1%lo", "::", "::1", ""]
+)
 async def test_an_observed_address_that_is_none_is_not_passed_on(tmp_path: Path, observed: str) -> None:
     """A listener tells the dialer where it was seen from; a liar must not get into the node's own record."""
 

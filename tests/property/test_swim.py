@@ -126,6 +126,15 @@ class Network(RuleBasedStateMachine):
         if self.under_way:
             self.deliver(place % len(self.under_way), keep=keep)
 
+    @rule(number=which)
+    def speak(self, number: int) -> None:
+        """A node says something new of itself, whatever was said of it."""
+        if self.up[number]:
+            me = self.machines[number].me
+            word = Claim(me.node_id, me.boot, me.incarnation + 1, Kind.ALIVE, me.node_id, 200)
+            self.spoken[me.node_id] = word.point
+            self.machines[number].announce(word, self.now)
+
     @rule()
     def lose(self) -> None:
         self.under_way.clear()
@@ -214,5 +223,5 @@ class Network(RuleBasedStateMachine):
 
 TestNetwork = Network.TestCase
 TestNetwork.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=100, stateful_step_count=60, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
