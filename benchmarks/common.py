@@ -142,10 +142,14 @@ class Child:
 
     def ask(self, **command: Any) -> dict[str, Any]:
         """Send a command and return the answer; blocks."""
+        self.tell(**command)
+        return self.read()
+
+    def tell(self, **command: Any) -> None:
+        """Send a command whose answer is read later."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(command).encode() + b"\n")
         self._process.stdin.flush()
-        return self.read()
 
     def end(self) -> None:
         """Tell it to end, without waiting."""

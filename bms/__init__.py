@@ -36,8 +36,9 @@ if TYPE_CHECKING:
     )
     from .geometry import bellande_path, bellande_step
     from .membership.watching import NodeWatch
-    from .mesh import Changes, DataSummary, Mesh, Stats, init, open_mesh
+    from .mesh import Mesh, init, open_mesh
     from .messaging.topics import Subscription
+    from .reports import Changes, DataSummary, Stats
     from .roster import Topology, TopologyLink
     from .supervisor import Condition
     from .values import Address, KeyInfo, Message, Missed, Node, NodeEvent, NodeId, NodeState, Value, Version
@@ -95,7 +96,7 @@ __version__ = "0.1.0"
 _ROOMS = (
     *(".errors", ".values", ".config", ".geometry", ".world"),
     *(".data.replication", ".messaging.topics", ".supervisor"),
-    *(".membership.watching", ".roster", ".mesh"),
+    *(".membership.watching", ".reports", ".roster", ".mesh"),
 )
 
 

@@ -510,6 +510,7 @@ class Life:
         except RemoteProtocolError as error:
             self._counters.add("membership.malformed_packets")
             log.debug("a packet of %s from %s: %s", node_id.short, source, error)
+            self.gossip.blame(node_id, "sends packets that are malformed")
 
     def _introduce(self) -> Introduction:
         return Introduction(self._identity, self.record, self.config.limits.frame_bytes_max)

@@ -30,17 +30,16 @@ from .data.entries import Entries
 from .data.replication import SyncReport
 from .errors import ClosedError, LocalProtocolError, NotFoundError, RefusedError, StoreError
 from .life import Life
-from .membership.candidates import Finding
 from .membership.watching import NodeWatch
 from .messaging.courier import RequestServer
 from .messaging.topics import Subscription, Topics
 from .reconfiguration import plan
 from .renewal import Renewal
+from .reports import Changes, DataSummary, Stats
 from .roster import Topology
 from .security.identity import Identity, identity_paths, load_or_make_identity, reload_identity, require_way
 from .security.trust import READ, Trust
 from .store.database import Database
-from .supervisor import Condition
 from .values import Address, KeyInfo, Message, Node, NodeId, NodeState, Value, Version, key_bytes
 from .world import World
 
@@ -53,53 +52,6 @@ _CLOSE_S = 0.2
 _SCAN_PAGE = 500
 _BROADCASTS_A_TURN = 32
 _FOLDERS_MAX = 64
-
-
-@attrs.frozen
-class Changes:
-    """What `reconfigure` did: the dotted names of the fields that changed, and the subsystems that were restarted.
-
-    `certificate` says whether another certificate is in force.
-    """
-
-    fields: tuple[str, ...]
-    restarted: tuple[str, ...]
-    certificate: bool = False
-
-
-@attrs.frozen
-class DataSummary:
-    """What the store holds: live `entries` with `bytes` of values, and what identifies its state.
-
-    Two stores with equal `fingerprint` hold the same entries. `position` counts what this store has applied in `epoch`.
-    """
-
-    entries: int
-    bytes: int
-    tombstones: int
-    position: int
-    epoch: str
-    fingerprint: str
-
-
-@attrs.frozen
-class Stats:
-    """Statistics of a running node. `counters` are those of all rooms since `init`; times in seconds.
-
-    `discovery` says where the node has looked for others, and what became of it.
-    """
-
-    node_id: NodeId
-    uptime_s: float
-    connections: int
-    nodes: dict[str, int]
-    bytes_sent: int
-    bytes_received: int
-    messages_waiting: int
-    data: DataSummary
-    subsystems: dict[str, Condition]
-    counters: dict[str, int]
-    discovery: list[Finding]
 
 
 def init(config: Config | None = None, *, world: World | None = None, **fields: Any) -> Mesh:
@@ -446,6 +398,18 @@ class Mesh:
         self._running().retag(kept)
         self._tags = kept
         return self._all_nodes()[0]
+
+    async def remove_node(self, node_id: str | Node) -> None:
+        """Have all nodes forget one that failed or left. One that is there after all comes back by itself.
+
+        Raises NotFoundError (no such node), LocalProtocolError (it is not gone: stop it first).
+        """
+        await trio.lowlevel.checkpoint()
+        gone = self._known(node_id)
+        life = self._running()
+        if gone == self.node_id or life.swim.is_present(gone):
+            raise LocalProtocolError(f"node {gone.short} is there: only one that failed or left can be removed")
+        life.gossip.remove(gone)
 
     def watch_nodes(self) -> AbstractAsyncContextManager[NodeWatch]:
         """An async context manager giving an async iterator of `NodeEvent`, and `Missed` where it was too slow.

@@ -24,7 +24,7 @@ PACKAGE = ROOT / "bms"
 ROOMS = [
     *("errors", "values", "config", "clock", "counters", "failpoints", "world", "geometry", "wire", "security"),
     *("net", "store", "membership", "messaging", "data", "admission", "monitor", "supervisor", "reconfiguration"),
-    *("renewal", "life", "roster", "mesh", "api"),
+    *("renewal", "life", "reports", "roster", "mesh", "api"),
     *("control", "client", "log", "cli", "testing"),
 ]
 # The package's face and its program start stand above all rooms.
@@ -45,7 +45,8 @@ PURE = [
     *("membership/candidates.py", "membership/coordinates.py", "membership/nearest.py", "membership/swim.py"),
     *("membership/claims.py", "membership/members.py", "membership/probing.py", "membership/comparing.py"),
     *("membership/suspicion.py", "membership/dissemination.py", "membership/damping.py", "membership/timers.py"),
-    "membership/tuning.py",
+    *("membership/tuning.py", "membership/pacing.py", "membership/blame.py"),
+    *("membership/packets.py", "membership/believed.py"),
     *("data/entry.py", "data/batch.py", "data/fingerprint.py", "data/blob.py", "messaging/window.py"),
     *("security/pairwise.py", "security/pairs.py"),
 ]

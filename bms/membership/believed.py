@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 
 from ..errors import RemoteProtocolError
-from ..security.records import ALIVE, Accusation, Admission, NodeRecord, peek_record_untrusted
+from ..security.records import ALIVE, DEAD, REMOVED, SUSPECT, Accusation, Admission, NodeRecord, peek_record_untrusted
 from ..security.trust import Trust
 from ..values import NodeId
 from .claims import Claim, Kind
@@ -25,6 +25,7 @@ __all__ = ["Believed", "accusation_claim", "own_claim"]
 
 _CHECKS_MAX = 4096
 _CHECKS_PER_S = 500
+_KINDS = {SUSPECT: Kind.SUSPECT, DEAD: Kind.DEAD, REMOVED: Kind.REMOVED}
 _REMEMBERED_MAX = 8192
 _HEAD_BYTES = 10
 
@@ -44,7 +45,7 @@ def own_claim(admission: Admission, record: NodeRecord) -> Claim:
 
 def accusation_claim(accusation: Accusation) -> Claim:
     """A member's word about another."""
-    kind = Kind.SUSPECT if accusation.kind == Kind.SUSPECT else Kind.DEAD
+    kind = _KINDS[accusation.kind]
     size = len(accusation.body) + len(accusation.signature) + _HEAD_BYTES
     return Claim(
         accusation.node_id, accusation.boot, accusation.incarnation, kind, accusation.accuser, size, accusation

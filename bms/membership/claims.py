@@ -51,11 +51,12 @@ class Kind(enum.IntEnum):
     SUSPECT = 1
     DEAD = 2
     LEFT = 3
+    REMOVED = 4
 
 
 @attrs.frozen(eq=False)
 class Claim:
-    """A word about `node_id`, by itself (`ALIVE`, `LEFT`) or by another member (`SUSPECT`, `DEAD`)."""
+    """A word about `node_id`, by itself (`ALIVE`, `LEFT`) or by another member (`SUSPECT`, `DEAD`, `REMOVED`)."""
 
     node_id: NodeId
     boot: int
@@ -84,15 +85,15 @@ class Ping:
     """Are you there? Sealed for one node or sent over its link, so it can reach no other."""
 
     seq: int
-    size: ClassVar[int] = 8
+    size: ClassVar[int] = 12
 
 
 @attrs.frozen(eq=False)
 class Ack:
-    """Yes, or: the node that you asked me to ping is."""
+    """Yes, or: the node that you asked me to ping is. It has room for a coordinate."""
 
     seq: int
-    size: ClassVar[int] = 8
+    size: ClassVar[int] = 72
 
 
 @attrs.frozen(eq=False)
@@ -102,7 +103,7 @@ class PingRequest:
     seq: int
     target: NodeId
     budget_s: float
-    size: ClassVar[int] = 48
+    size: ClassVar[int] = 56
 
 
 @attrs.frozen(eq=False)
@@ -110,7 +111,7 @@ class Nack:
     """The node that you asked me to ping has not answered, but I am here."""
 
     seq: int
-    size: ClassVar[int] = 8
+    size: ClassVar[int] = 12
 
 
 @attrs.frozen(eq=False)
@@ -130,8 +131,8 @@ class Digest:
 
     @property
     def size(self) -> int:
-        """A digest has 41 bytes a member."""
-        return 8 + 41 * len(self.ranks)
+        """A digest has at most 56 bytes a member."""
+        return 8 + 56 * len(self.ranks)
 
 
 @attrs.frozen(eq=False)
@@ -142,7 +143,7 @@ class Get:
 
     @property
     def size(self) -> int:
-        """32 bytes an id."""
+        """34 bytes an id."""
         return 8 + 34 * len(self.node_ids)
 
 

@@ -2,7 +2,8 @@
 
 `swim` decides who is there, `view` whom to dial; one loop drives both, and each dial is a task of its own. What a
 member says reaches them through `believed`. Packets go as datagrams where there are any, otherwise over the link; what
-is too long for a datagram, or beside a probe's datagrams, goes over the link.
+is too long for a datagram, or beside a probe's datagrams, goes over the link, and so does news for whom most datagrams
+are lost.
 
 This node's own card goes to every linked node when it changes, to all others with the gossip.
 """
@@ -25,13 +26,15 @@ from ..net.link import Handler, Link
 from ..net.pool import Pool
 from ..security.identity import Identity
 from ..security.pairwise import PAYLOAD_BYTES_MAX
-from ..security.records import TCP, Accusation, NodeRecord
+from ..security.records import DEAD, REMOVED, SUSPECT, TCP, Accusation, NodeRecord
 from ..security.trust import Trust
 from ..values import Address, NodeEvent, NodeId
 from ..wire.messages import Packet
 from .believed import Believed, accusation_claim, own_claim
+from .blame import Blame
 from .claims import Changed, Claim, Delta, Digest, Effect, Get, Kind, Measured, Message, Refuted, Send, Want
 from .coordinates import Coordinate, Coordinates
+from .pacing import Pacing
 from .packets import encode_packet, parse_packet_untrusted
 from .swim import Swim, Tuning
 from .view import View
@@ -44,8 +47,11 @@ log = logging.getLogger("bms.membership")
 _PAIRS_PER_PACKET = 64
 _PACKET_HEAD_BYTES = 64
 _IDS_PER_PACKET = 256
+_KINDS = {Kind.SUSPECT: SUSPECT, Kind.DEAD: DEAD, Kind.REMOVED: REMOVED}
+_LOSS_MAX = 0.5
 _WANT_S = 1.0
 _WANTED_MAX = 4096
+_LINES_BURST, _LINE_S = 20, 10.0
 # Admission, record and details have 4 KiB each at most; every peer takes frames of this size.
 _CARD_BYTES_MAX = 16 * 1024
 
@@ -98,6 +104,8 @@ class Gossip:
         """Members whose link had no room for this node's card: they get it when there is."""
         self._wants: dict[NodeId, float] = {}
         self.watches = Watches()
+        self._blame = Blame()
+        self._lines = Pacing(_LINES_BURST)
         self.coordinates = Coordinates(chance)
         self.positions: dict[NodeId, Coordinate] = {}
         """The coordinates of members, as they last said."""
@@ -201,9 +209,13 @@ class Gossip:
                 node_id=node_id,
                 boot=boot,
                 incarnation=incarnation,
-                kind=int(kind),
+                kind=_KINDS[kind],
             )
         )
+
+    def remove(self, node_id: NodeId) -> None:
+        """Forget a member that is gone, and tell all to."""
+        self._act(self.swim.remove(node_id, trio.current_time()))
 
     # ------------------------------------------------------------------ events
 
@@ -214,6 +226,7 @@ class Gossip:
         self._act(self._learn([claim], now, None))
         if link.node_id in self.view.members:
             self.view.link_up(link.node_id, now)
+            self.view.members[link.node_id].host = link.host
         self._act(self.swim.link_up(link.node_id, now))
 
     def link_down(self, link: Link, last: bool) -> None:
@@ -235,6 +248,7 @@ class Gossip:
         self.view.heard(node_id, now)
         if believed.dropped:
             self._counters.add("membership.words_over_limit", believed.dropped)
+            self.blame(node_id, "says more than a node can check; the rest of it is dropped")
         for record in believed.outdated:
             self._on_outdated(record)
         for wanted_id in believed.wanted:
@@ -243,6 +257,15 @@ class Gossip:
         if coordinate is not None:
             self._place(coordinate, node_id, effects)
         self._act(effects)
+
+    def blame(self, node_id: NodeId, what: str, level: int = logging.WARNING) -> None:
+        """Say in the log, by name, what a member does that an honest one hardly does; a flood is one line a minute."""
+        count = self._blame.note(node_id, what, trio.current_time())
+        member = self.view.members.get(node_id)
+        name = "" if member is None else f" {member.record.name}"
+        if count:
+            times = f" ({count:,} times since this was said)" if count > 1 else ""
+            log.log(level, "%s%s %s%s", node_id.short, name, what, times)
 
     def _place(self, coordinate: Coordinate, node_id: NodeId, effects: list[Effect]) -> None:
         """A member has said where it is; if a round trip was measured with that, it moves this node."""
@@ -288,7 +311,8 @@ class Gossip:
                     self._want(effect.node_id, effect.sender, trio.current_time())
                 case Refuted():
                     self._counters.add("membership.refuted")
-                    log.info("%s held this node for %s, which it took back", effect.by.short, effect.kind.name.lower())
+                    what = f"held this node for {effect.kind.name.lower()}, which it took back"
+                    self.blame(effect.by, what, logging.INFO)  # honest ones err, too
                 case Measured():
                     pass  # see `_place`
         self._wake.set()
@@ -298,6 +322,9 @@ class Gossip:
             payload = encode_packet(send.messages, stream=False, coordinate=self.coordinates.mine.encode())
             # `size` counts what is usual: a word that its member has filled up, beside an ack, may be too long.
             if len(payload) <= PAYLOAD_BYTES_MAX and self.datagrams.send(send.to, payload):
+                # Where hardly any arrives (a firewall), news goes over the link as well; probes show when that ends.
+                if (self.swim.loss(send.to) or 0.0) > _LOSS_MAX:
+                    self._send_over_link(send.to, [message for message in send.messages if isinstance(message, Claim)])
                 return
         self._send_over_link(send.to, send.messages)
 
@@ -352,6 +379,8 @@ class Gossip:
         if state is None:
             self.view.forget(effect.node_id)
             self._believed.forget(effect.node_id)
+            self._blame.forget(effect.node_id)
+            self._lines.forget(effect.node_id)
             self._wants.pop(effect.node_id, None)
             self.coordinates.forget(effect.node_id)
             self.positions.pop(effect.node_id, None)
@@ -360,7 +389,11 @@ class Gossip:
         else:
             self.view.turned(effect.node_id, state, now)
         by = "" if effect.by in (None, self.view.me) else f", by the word of {effect.by[:8]}"
-        log.info("%s %s %s%s", effect.what, effect.node_id.short, member.record.name, by)
+        is_seldom = self._lines.grants(effect.node_id, now, _LINE_S)
+        log.log(
+            logging.INFO if is_seldom else logging.DEBUG,
+            "%s %s %s%s", effect.what, effect.node_id.short, member.record.name, by,
+        )  # fmt: skip
         self._counters.add(f"membership.{effect.what}")
         accuser = effect.by if by else None
         self.watches.tell(NodeEvent(effect.what, effect.node_id, member.record.name, accuser))
@@ -378,14 +411,24 @@ class Gossip:
         if self.pool is None or member is None:
             return
         addresses = [Address(host, port) for kind, host, port in member.record.addresses if kind == TCP]
-        link, errors = await self.pool.dial_any(addresses)
+        # First where its last link led. That host can say that it is gone; its other addresses may lead anywhere from
+        # here, as that of a container network does.
+        there = [address for address in addresses if address.host == member.host]
+        elsewhere = [address for address in addresses if address not in there]
+        asked = there or elsewhere
+        answers: list[bool] = []
+
+        def heard(error: MeshError) -> None:
+            answers.append(_is_refused(error))
+            if len(answers) == len(asked) and all(answers) and member.heard_at is not None:
+                self._act(self.swim.refused(node_id, trio.current_time()))
+
+        link, errors = await self.pool.dial_any([*there, *elsewhere], heard)
         now = trio.current_time()
         if link is None and not any(isinstance(error, DuplicateLinkError) for error in errors):
             for error in errors:
                 log.debug("dialing %s: %s", node_id.short, error)
             self.view.dialed(node_id, now)
-            if errors and all(_is_refused(error) for error in errors) and member.heard_at is not None:
-                self._act(self.swim.refused(node_id, now))
         elif link is None or link.node_id != node_id:
             # Either another link stays, and has come or comes up by itself, or somebody else lives at that address now.
             self.view.dialed(node_id, now)

@@ -77,7 +77,7 @@ def _item(message: Message, stream: bool, coordinate: bytes) -> list[Any]:
 
 
 def _claim(claim: Claim, stream: bool) -> list[Any]:
-    if claim.kind in (Kind.SUSPECT, Kind.DEAD):
+    if claim.kind in (Kind.SUSPECT, Kind.DEAD, Kind.REMOVED):
         return [5, claim.wire.signed]
     return [6, _card(claim)] if stream else [4, claim.wire[1].signed]
 

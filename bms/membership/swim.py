@@ -114,6 +114,8 @@ class Swim:
         self._answers = Pacing(_ANSWERS_BURST)
         self._held: dict[NodeId, Claim] = {}
         """The latest that was said of a member of whom too much is said for now."""
+        self._removals: dict[NodeId, Claim] = {}
+        """By whose word those were forgotten that are not to come back by what others still hold of them."""
         self._gossips = False
 
     # ------------------------------------------------------------------ commands
@@ -192,6 +194,14 @@ class Swim:
             self._words.forget(node_id)
             self._answers.forget(node_id)
             self._held.pop(node_id, None)
+
+    def remove(self, node_id: NodeId, now: float) -> list[Effect]:
+        """Forget a member that is gone, and tell all to; nothing if it is there, or not known."""
+        effects: list[Effect] = []
+        if node_id in self._members.gone:
+            boot, incarnation, _ = self._members.rank(node_id)
+            self._removed(self._accuse(node_id, boot, incarnation, Kind.REMOVED), now, effects)
+        return effects
 
     def card(self, node_id: NodeId, to: NodeId, now: float = 0.0) -> list[Effect]:
         """Send a node what is held of a member."""
@@ -281,14 +291,15 @@ class Swim:
         forgotten = self._members.forgotten
         for node_id in [node_id for node_id, (_, until) in forgotten.items() if until <= now]:
             del forgotten[node_id]
+            self._removals.pop(node_id, None)
 
     # ------------------------------------------------------------------ messages
 
     def handle(self, messages: Iterable[Message], sender: NodeId, now: float, *, stream: bool = False) -> list[Effect]:
         """What a member has sent, in a datagram or over a link (`stream`)."""
         effects: list[Effect] = []
-        if sender not in self.known:
-            return effects
+        if sender not in self.known:  # it may have been removed, and says that it is there
+            return self.learn((m for m in messages if isinstance(m, Claim) and m.node_id == sender), now, sender)
         is_asked = False
         for message in messages:
             if isinstance(message, Claim):
@@ -331,6 +342,10 @@ class Swim:
             self._own_word(claim, sender, now, effects)
         elif claim.node_id == self.me.node_id:
             self._about_me(claim, sender, now, effects)
+        elif claim.kind is Kind.REMOVED:
+            own = self.known.get(claim.node_id)
+            if own is not None and claim.point >= own.point and claim.node_id in self._members.gone:
+                self._removed(claim, now, effects)
         else:
             self._accusation(claim, sender, now, effects)
 
@@ -339,7 +354,11 @@ class Swim:
         before = self._members.fingerprint
         for own, accusation in delta.pairs:
             if own.node_id not in self.known and own.node_id != self.me.node_id:
-                self._newcomer(own, now, effects, accusation)
+                removal = self._removals.get(own.node_id)
+                if removal is not None and own.point <= removal.point:
+                    effects.append(Send(sender, [removal]))
+                else:
+                    self._newcomer(own, now, effects, accusation)
                 continue
             self._own_word(own, None, now, effects)
             if accusation is None or accusation.node_id != own.node_id:
@@ -449,11 +468,16 @@ class Swim:
             dead = None
         rank, _ = members.forgotten.get(node_id, ((-1, 0, 0), 0.0))
         if max(claim.rank, claim.rank if dead is None else dead.rank) <= rank:
+            removal = self._removals.get(node_id)
+            if removal is not None and claim.kind is Kind.ALIVE:  # it is there after all, and can say so
+                effects.append(Send(node_id, [removal], stream=True))
+                return
             if dead is not None or claim.kind is not Kind.ALIVE or rank[2] != Kind.DEAD:
                 return
             # It was forgotten as dead and does not know it: without this it could never take that back.
             dead = self._accuse(node_id, rank[0], rank[1], Kind.DEAD)
         members.forgotten.pop(node_id, None)
+        self._removals.pop(node_id, None)
         members.set(claim, None if dead is None else Accused(dead, now), now)
         self._spread(dead or claim, now)
         if dead is not None:
@@ -575,6 +599,15 @@ class Swim:
             return
         self._members.set(self.known[node_id], None, now)
         effects.append(Changed(node_id, "joined"))
+
+    def _removed(self, claim: Claim, now: float, effects: list[Effect]) -> None:
+        """Forget a member that is gone, by somebody's word; its own newer one brings it back."""
+        node_id = claim.node_id
+        self.forget(node_id, now)
+        self._members.forgotten[node_id] = (claim.rank, now + self.tuning.forget_s)
+        self._removals[node_id] = claim
+        self._spread(claim, now)
+        effects.append(Changed(node_id, "forgotten", claim.by))
 
     # ------------------------------------------------------------------ telling everybody
 

@@ -6,6 +6,9 @@ The failure detector (`swim`) decides who is there; this keeps the members' card
     failed                              the same; so a healed partition joins by itself
     left                                not dialed; a record of a newer boot is another matter
 
+News about where a member is, or that it is back, begin its pauses anew: `_EAGER_MAX` times, and once more in each
+`redial_interval_max_s`. So one that says so all the time, with anybody's address, does not have everybody dial there.
+
 To avoid both sides dialing at once the lower NodeId dials first and the higher one waits a moment.
 """
 
@@ -22,21 +25,27 @@ from ..values import NodeId, NodeState
 __all__ = ["Member", "View"]
 
 _POLITE_S = 0.5
+_EAGER_MAX = 4.0
 
 
 @attrs.define
 class Member:
-    """What is known of another node. Times are of the machine's clock; `state` is the failure detector's word."""
+    """What is known of another node. Times are of the machine's clock; `state` is the failure detector's word,
+    `host` where its last link led.
+    """
 
     admission: Admission
     record: NodeRecord
     state: NodeState
     since: float
     linked: bool = False
+    host: str = ""
     heard_at: float | None = None
     next_dial: float | None = None
     dial_wait_s: float = 0.0
     dialing: bool = False
+    eager: float = _EAGER_MAX
+    eager_at: float = 0.0
 
 
 class View:
@@ -67,7 +76,7 @@ class View:
         member.admission, member.record = admission, record
         self.turned(record.node_id, state, now)
         if is_news and not member.linked and member.state is not NodeState.LEFT:
-            self._dial_soon(member, now)
+            self._dial_anew(member, now)
 
     def turned(self, node_id: NodeId, state: NodeState, now: float) -> None:
         """The failure detector sees a member in another state."""
@@ -78,7 +87,7 @@ class View:
         if state is NodeState.LEFT:
             member.next_dial = None
         elif state is NodeState.ALIVE and was is not NodeState.SUSPECT and not member.linked:
-            self._dial_soon(member, now)
+            self._dial_anew(member, now)
 
     def link_up(self, node_id: NodeId, now: float) -> None:
         """A link to a member is up."""
@@ -154,6 +163,15 @@ class View:
         return self._due[0][0] if self._due else None
 
     # ------------------------------------------------------------------ inside
+
+    def _dial_anew(self, member: Member, now: float) -> None:
+        gained = (now - member.eager_at) / self._redial_interval_max_s
+        member.eager, member.eager_at = min(_EAGER_MAX, member.eager + gained), now
+        if member.eager >= 1:
+            member.eager -= 1
+            self._dial_soon(member, now)
+        elif member.next_dial is None:  # it had left
+            self._dial_at(member, now + max(self._redial_interval_s, member.dial_wait_s))
 
     def _dial_soon(self, member: Member, now: float) -> None:
         wait_s = 0.0 if self.me < member.record.node_id else _POLITE_S * self._chance.uniform(0.5, 1.0)

@@ -89,6 +89,8 @@ class Link:
         self.since = trio.current_time()
         self.ended = trio.Event()
         self.reason = ""
+        self.host = ""
+        """Where the peer is as this side sees it, in digits, where a network knows that."""
         self.rtt_s: float | None = None
         self.rtt_variance_s = 0.0
         self.clock_offset_ms: int | None = None

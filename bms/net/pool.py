@@ -204,6 +204,7 @@ class Pool:
                     channel, peer, reader, waiting, dialed=dialed, config=self._config, counters=self._counters,
                     routes=self._routes, wall_time=self._world.wall_time,
                 )  # fmt: skip
+                link.host = host
                 # Again, since a listener's welcome took time: nothing waits between this and the registration.
                 self._admit(peer)
                 channel = None  # the link owns it now
@@ -339,7 +340,7 @@ class Pool:
         except ValueError as error:  # UnicodeError among them: a host that IDNA cannot encode
             raise UnreachableError(f"{address} is no address: {error}") from error
         try:
-            link = await self._shake(stream, "", dialed=True)
+            link = await self._shake(stream, _host_of(stream), dialed=True)
         except DuplicateLinkError:
             raise
         except RemoteProtocolError as error:
@@ -351,8 +352,10 @@ class Pool:
             raise UnreachableError("this node is not running")
         return self.link(link.node_id) or adopted
 
-    async def dial_any(self, addresses: Iterable[Address]) -> tuple[Link | None, list[MeshError]]:
-        """Try addresses one after another; the link, or None with what each said."""
+    async def dial_any(
+        self, addresses: Iterable[Address], on_error: Callable[[MeshError], None] | None = None
+    ) -> tuple[Link | None, list[MeshError]]:
+        """Try addresses one after another; the link, or None with what each said, which `on_error` hears at once."""
         errors: list[MeshError] = []
         for address in addresses:
             try:
@@ -361,6 +364,8 @@ class Pool:
                 errors.append(error)
                 if isinstance(error, DuplicateLinkError):
                     break
+                if on_error is not None:
+                    on_error(error)
         return None, errors
 
 

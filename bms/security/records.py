@@ -49,6 +49,7 @@ __all__ = [
     "LEFT",
     "MEMBER_GRANTS",
     "RECORD_DOMAIN",
+    "REMOVED",
     "SUSPECT",
     "TCP",
     "UDP",
@@ -64,13 +65,14 @@ RECORD_DOMAIN = "bms-node-v1"
 ACCUSATION_DOMAIN = "bms-accusation-v1"
 DETAILS_CONTEXT = "bms details v1"
 BODY_BYTES_MAX = 4096
-ACCUSATION_BYTES_MAX = 512  # it goes into datagrams beside other things, whatever `extra` holds one day
+# These go into datagrams beside other things, whatever `extra` holds one day.
+RECORD_BYTES_MAX = ACCUSATION_BYTES_MAX = 512
 GRANTS_MAX = 64
 SCOPE_BYTES_MAX = 300
 MEMBER_GRANTS: tuple[tuple[str, int], ...] = (("*", 15),)
 
 ALIVE, LEFT = 0, 1
-SUSPECT, DEAD = 1, 2
+SUSPECT, DEAD, REMOVED = 1, 2, 3
 TCP, UDP = 0, 1
 ADDRESSES_MAX = 32
 TAGS_MAX = 64
@@ -202,7 +204,7 @@ class NodeRecord:
 
         How far ahead the boot may be depends on the node's admission: `Trust.check_card_untrusted` looks at that.
         """
-        body, signature = split_untrusted(signed, "node record", BODY_BYTES_MAX)
+        body, signature = split_untrusted(signed, "node record", RECORD_BYTES_MAX)
         mesh_id, node_id, boot, boot_id, incarnation, state, details_hash, time = body_untrusted(body, "node record", 8)
         if type(details) is not bytes or len(details) > BODY_BYTES_MAX:
             raise RemoteProtocolError(f"node record: details are not at most {BODY_BYTES_MAX} bytes")
@@ -234,7 +236,7 @@ class NodeRecord:
 
 def peek_record_untrusted(signed: object) -> tuple[NodeId, tuple[int, int], bytes]:
     """Of whom a record is, its (boot, incarnation) and the hash of its details, without a look at its signature."""
-    body, _ = split_untrusted(signed, "node record", BODY_BYTES_MAX)
+    body, _ = split_untrusted(signed, "node record", RECORD_BYTES_MAX)
     _, node_id, boot, _, incarnation, _, details_hash, _ = body_untrusted(body, "node record", 8)
     return (
         NodeId.of(bytes_untrusted(node_id, "record node id")),
@@ -245,7 +247,10 @@ def peek_record_untrusted(signed: object) -> tuple[NodeId, tuple[int, int], byte
 
 @attrs.frozen
 class Accusation:
-    """A member's word that another one, at that point of its life, does not answer. `kind` is `SUSPECT` or `DEAD`."""
+    """A member's word that another one, at that point of its life, does not answer, or is to be forgotten.
+
+    `kind` is `SUSPECT`, `DEAD` or `REMOVED`.
+    """
 
     mesh_id: bytes = attrs.field(repr=bytes.hex)
     accuser: NodeId
@@ -276,8 +281,8 @@ class Accusation:
         """Read an accusation signed by the accuser that it names; raises RemoteProtocolError."""
         body, signature = split_untrusted(signed, "accusation", ACCUSATION_BYTES_MAX)
         mesh_id, accuser, node_id, boot, incarnation, kind = body_untrusted(body, "accusation", 6)
-        if kind not in (SUSPECT, DEAD) or type(kind) is not int:
-            raise RemoteProtocolError("accusation: its kind is neither suspect nor dead")
+        if kind not in (SUSPECT, DEAD, REMOVED) or type(kind) is not int:
+            raise RemoteProtocolError("accusation: its kind is none of suspect, dead and removed")
         accusation = cls(
             bytes_untrusted(mesh_id, "accusation mesh id"),
             NodeId.of(bytes_untrusted(accuser, "accuser")),

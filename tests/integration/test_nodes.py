@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 import trio
 
 import bms
+from bms.config import GossipConfig
 from bms.membership.watching import EVENTS_MAX, Watches
+from bms.values import Address
+from bms.world import SystemNetwork, World
 from helpers import cluster, until
 
 
@@ -136,3 +141,56 @@ async def test_datagrams_are_taken_at_one_more_address() -> None:
         with pytest.raises(bms.UnreachableError):
             await one.listen_udp(bound)
         await until(lambda: two.node(one.node_id).incarnation == one.nodes()[0].incarnation)
+
+
+async def test_a_node_that_is_gone_is_forgotten_by_all_and_comes_back_by_itself() -> None:
+    async with cluster(3) as (one, two, three):
+        with pytest.raises(bms.LocalProtocolError, match="is there"):
+            await one.remove_node(three.node_id)
+        with pytest.raises(bms.LocalProtocolError, match="is there"):
+            await one.remove_node(one.node_id)
+        with pytest.raises(bms.NotFoundError):
+            await one.remove_node("a" * 64)
+        await three.stop()
+        for mesh in (one, two):
+            await until(lambda mesh=mesh: mesh.node(three.node_id).state == "left")  # type: ignore[misc]
+        async with two.watch_nodes() as watch:
+            await one.remove_node(three.node_id)
+            while (event := await _next(watch)).what != "forgotten":
+                pass
+            assert (event.node_id, event.by) == (three.node_id, one.node_id)
+        for mesh in (one, two):
+            assert three.node_id not in [node.node_id for node in mesh.nodes()]
+        async with trio.open_nursery() as nursery:
+            await three.start(nursery)
+            for mesh in (one, two):
+                await until(lambda mesh=mesh: three.node_id in [node.node_id for node in mesh.nodes("alive")])  # type: ignore[misc]
+            await three.stop()
+
+
+class _Elsewhere(SystemNetwork):
+    """No way leads to 127.0.0.2: what the address of a container's network is to other machines."""
+
+    async def dial(self, address: Address) -> trio.SocketStream:
+        if address.host == "127.0.0.2":
+            raise OSError(errno.ENETUNREACH, "network is unreachable")
+        return await super().dial(address)
+
+
+async def test_the_host_of_the_last_link_alone_says_that_a_node_is_gone() -> None:
+    patient = GossipConfig(suspicion_alpha=100)  # a suspicion that nobody cuts lasts for 100 s
+    async with (
+        bms.open_mesh(dev_mode=True, node_name="one", world=World(network=_Elsewhere()), gossip=patient) as one,
+        one.watch_nodes() as watch,
+    ):
+        with trio.CancelScope() as life:
+            async with bms.open_mesh(dev_mode=True, node_name="guest") as guest:
+                await until(lambda: one.is_connected(guest.node_id))
+                before = one.node(guest.node_id).incarnation
+                await guest.listen_tcp("127.0.0.2:0")
+                await until(lambda: one.node(guest.node_id).incarnation > before)
+                life.cancel()  # it says nothing, as if it was killed
+                await trio.sleep_forever()
+        while (event := await _next(watch)).what != "failed":
+            assert event.what in ("joined", "updated", "suspected")
+        assert event.node_id == guest.node_id

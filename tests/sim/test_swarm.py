@@ -112,3 +112,36 @@ def test_a_node_that_hears_only_now_and_then_is_removed_and_stays_so() -> None:
     assert all(whom == sick.node_id for node in swarm.nodes[1:] for _, what, whom, _ in node.events if what == "failed")
     swarm.run(1200)
     assert swarm.views_right(), "and comes back when it has been well for long"
+
+
+def test_who_is_removed_is_forgotten_by_all_and_comes_back_when_it_was_only_cut_off() -> None:
+    swarm = calm(20, sync_interval_s=5.0)
+    lost = swarm.nodes[4]
+    lost.group = 1
+    swarm.run_until(
+        lambda: all(swarm.sees(node, lost) is NodeState.FAILED for node in swarm.nodes if node is not lost), 60
+    )
+    others = [node for node in swarm.nodes if node is not lost]
+    swarm._act(others[0], others[0].swim.remove(lost.node_id, swarm.heap.now))
+    swarm.run_until(lambda: all(swarm.sees(node, lost) is None for node in others), 10)
+    swarm.run(60)
+    assert all(swarm.sees(node, lost) is None for node in others)
+    lost.group = 0
+    for node in others:  # the owner dials all that it knows
+        swarm._hello(lost, node)
+    assert swarm.run_until(swarm.views_right, 60) < 30
+
+
+def test_one_that_missed_a_removal_hears_of_it_when_views_are_compared() -> None:
+    swarm = calm(10, sync_interval_s=5.0)
+    gone, deaf = swarm.nodes[4], swarm.nodes[7]
+    swarm.crash(gone)
+    swarm.run_until(swarm.views_right, 30)
+    deaf.loss_in = 1.0
+    swarm._act(swarm.nodes[0], swarm.nodes[0].swim.remove(gone.node_id, swarm.heap.now))
+    swarm.run(3)
+    assert swarm.sees(deaf, gone) is NodeState.FAILED
+    deaf.loss_in = 0.0
+    swarm.run_until(lambda: swarm.sees(deaf, gone) is None, 60)
+    swarm.run(30)
+    assert all(gone.node_id not in node.swim.known for node in swarm.nodes if node.is_up)

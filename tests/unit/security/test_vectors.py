@@ -22,7 +22,7 @@ from bms.security import keys, pem
 from bms.security.authority import Authority
 from bms.security.bundle import Bundle
 from bms.security.certificates import check_leaf_untrusted, spki_sha256
-from bms.security.records import Admission, NodeRecord
+from bms.security.records import DEAD, SUSPECT, Accusation, Admission, NodeRecord
 
 FILE = Path(__file__).parents[2] / "vectors" / "security.json"
 NOW = 1_790_000_000
@@ -55,6 +55,10 @@ def record_fields(record: NodeRecord) -> dict[str, Any]:
     return _fields(record, names)
 
 
+def accusation_fields(accusation: Accusation) -> dict[str, Any]:
+    return _fields(accusation, "mesh_id accuser node_id boot incarnation kind")
+
+
 def bundle_fields(bundle: Bundle) -> dict[str, Any]:
     named = _fields(bundle, "mesh_id number previous issued_at signer")
     named["roots"] = [[_hex(root.key_sha256), int(root.state)] for root in bundle.roots]
@@ -80,6 +84,13 @@ def make_record(mesh_id: bytes, **changed: Any) -> NodeRecord:
         "tags": {"zone": "b", "role": "camera"},
     }
     return NodeRecord.sign(keys.NodeKey(NODE_SEED), mesh_id=mesh_id, **wanted | changed)
+
+
+def make_accusation(mesh_id: bytes, **changed: Any) -> Accusation:
+    wanted: dict[str, Any] = {
+        "node_id": keys.NodeKey(OTHER_SEED).node_id, "boot": NOW * 1000 + 5, "incarnation": 7, "kind": SUSPECT,
+    }  # fmt: skip
+    return Accusation.sign(keys.NodeKey(NODE_SEED), mesh_id=mesh_id, **wanted | changed)
 
 
 def _again(domain: str, seed: bytes, body: bytes) -> list[str]:
@@ -114,9 +125,26 @@ def _refused(mesh_id: bytes, bundle: Bundle) -> list[dict[str, Any]]:
     far = cbor2.dumps([*cbor2.loads(record.body)[:5], 2**48 + 1, *cbor2.loads(record.body)[6:]], canonical=True)
     signed = _again("bms-node-v1", NODE_SEED, far)
     found.append({"kind": "record", "why": "an incarnation above 2^48", "signed": signed, "details": details})
+    found += _refused_accusations(make_accusation(mesh_id))
     altered = bundle.body.replace((NOW * 1000).to_bytes(8, "big"), (NOW * 1000 + 1).to_bytes(8, "big"))
     found.append({"kind": "bundle", "why": "altered", "signed": [altered.hex(), bundle.signature.hex()]})
     return found
+
+
+def _refused_accusations(accusation: Accusation) -> list[dict[str, Any]]:
+    fields = cbor2.loads(accusation.body)
+    listed = [
+        ("of the accuser itself", [*fields[:3], fields[2], *fields[4:]]),
+        ("a kind of 4", [*fields[:6], 4, {}]),
+        ("an accusation at an incarnation above 2^48", [*fields[:5], 2**48 + 1, *fields[6:]]),
+        ("an accusation of 513 bytes", [*fields[:7], {64: bytes(513 - len(accusation.body) - 5)}]),
+    ]
+    made = [(why, NODE_SEED, cbor2.dumps(changed, canonical=True)) for why, changed in listed]
+    made.append(("an accusation signed by another than it names", OTHER_SEED, accusation.body))
+    return [
+        {"kind": "accusation", "why": why, "signed": _again("bms-accusation-v1", seed, body)}
+        for why, seed, body in made
+    ]
 
 
 def render() -> dict[str, Any]:
@@ -146,6 +174,8 @@ def render() -> dict[str, Any]:
         {"kind": "record", "signed": _hex(r.signed), "details": r.details.hex(), "fields": record_fields(r)}
         for r in (make_record(mesh_id), left)
     ]
+    accusations = [make_accusation(mesh_id), make_accusation(mesh_id, kind=DEAD, incarnation=2**48)]
+    valid += [{"kind": "accusation", "signed": _hex(a.signed), "fields": accusation_fields(a)} for a in accusations]
     named = {"mesh_id": mesh_id.hex(), "node_id": node_key.node_id, "spki_sha256": spki_sha256(leaf).hex()}
     valid.append({"kind": "certificate", "der": leaf.hex(), "fields": named})
     return {
@@ -174,12 +204,15 @@ def read(vector: dict[str, Any]) -> dict[str, Any]:
         return admission_fields(Admission.parse_untrusted(signed))
     if vector["kind"] == "record":
         return record_fields(NodeRecord.parse_untrusted(signed, bytes.fromhex(vector["details"])))
+    if vector["kind"] == "accusation":
+        return accusation_fields(Accusation.parse_untrusted(signed))
     return bundle_fields(Bundle.verify_untrusted(signed, mesh_id))
 
 
 def test_there_are_vectors_of_every_kind() -> None:
-    assert {vector["kind"] for vector in VECTORS["valid"]} == {"bundle", "admission", "record", "certificate"}
-    assert {vector["kind"] for vector in VECTORS["refused"]} == {"bundle", "admission", "record"}
+    signed = {"bundle", "admission", "record", "accusation"}
+    assert {vector["kind"] for vector in VECTORS["valid"]} == signed | {"certificate"}
+    assert {vector["kind"] for vector in VECTORS["refused"]} == signed
 
 
 @pytest.mark.parametrize("vector", VECTORS["valid"], ids=lambda vector: vector["kind"])
@@ -195,7 +228,10 @@ def test_a_refused_vector_is_refused(vector: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("vector", VECTORS["valid"], ids=lambda vector: vector["kind"])
 def test_another_library_verifies_the_ed25519_signatures(vector: dict[str, Any]) -> None:
-    domains = {"admission": ("bms-admission-v1", "issuer_id"), "record": ("bms-node-v1", "node_id")}
+    domains = {
+        "admission": ("bms-admission-v1", "issuer_id"), "record": ("bms-node-v1", "node_id"),
+        "accusation": ("bms-accusation-v1", "accuser"),
+    }  # fmt: skip
     if vector["kind"] in domains:
         domain, signer = domains[vector["kind"]]
         body, signature = (bytes.fromhex(part) for part in vector["signed"])
@@ -206,7 +242,7 @@ def test_another_library_verifies_the_ed25519_signatures(vector: dict[str, Any])
 def test_the_seeds_make_the_same_bytes_today() -> None:
     def ed25519_ones(vectors: dict[str, Any]) -> list[Any]:
         both = [*vectors["valid"], *vectors["refused"]]
-        return [vector for vector in both if vector["kind"] in ("admission", "record")]
+        return [vector for vector in both if vector["kind"] in ("admission", "record", "accusation")]
 
     made = json.loads(json.dumps(render()))
     assert made["mesh_id"] == VECTORS["mesh_id"]
