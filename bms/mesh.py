@@ -481,7 +481,7 @@ class Mesh:
         await self._running().courier.serve_requests(topic, handler, task_status=task_status)
 
     async def broadcast_message(self, body: bytes, topic: str = "") -> int:
-        """Send to every live node, this one included, at most once each; how many others it was queued for.
+        """Send to every node that is linked now, and this one, at most once each; how many others it was queued for.
 
         It is not acknowledged; a node that is too slow loses it and sees `Missed`.
         """

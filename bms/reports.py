@@ -1,4 +1,4 @@
-"""What a node answers to questions about itself: values, which `mesh` fills in."""
+"""What a node answers to questions about itself. These are values alone; `mesh` fills them in."""
 
 from __future__ import annotations
 
