@@ -37,12 +37,12 @@ __all__ = ["main"]
 
 COLUMNS = ("what", "nodes", "alpha", "value", "unit", "low", "high", "target")
 TARGETS = {
-    ("killed, all know", 4): "≤ 2",
-    ("stalled, held for failed", 4): "0",
-    ("stalled, holds for failed", 4): "0",
-    ("frozen, all know", 3): "≤ 5",
-    ("idle rss", 4): "≤ 60",
-    ("idle cpu", 4): "≤ 0.5",
+    ("killed, all know", 10, 4): "≤ 2",
+    ("stalled, held for failed", 10, 4): "0",
+    ("stalled, holds for failed", 10, 4): "0",
+    ("frozen, all know", 10, 3): "≤ 5",
+    ("idle rss", 5, 4): "≤ 60",
+    ("idle cpu", 5, 4): "≤ 0.5",
 }
 UNITS = {"rss": "MiB", "cpu": "%", "wakeups": "a second", "udp": "B/s", "links": "B/s"}
 _PATIENCE_S = 180.0
@@ -153,7 +153,7 @@ class Nodes:
                 self._note(0)
         for number in range(1, self.count):
             self._note(number)
-        self._link()
+        self.link_all()
 
     def _child(self, number: int) -> Child:
         return Child(place=str(self._places[number]), bootstrap=self._bootstrap, **self._settings)
@@ -164,7 +164,8 @@ class Nodes:
         if number == 0:
             self._bootstrap = [ready["address"]]
 
-    def _link(self) -> None:
+    def link_all(self) -> None:
+        """Wait until each node has links to all others."""
         for child in self.children:
             child.ask(do="links", count=self.count - 1)
 
@@ -179,7 +180,7 @@ class Nodes:
         old.close()
         self.children[number] = self._child(number)
         self._note(number)
-        self._link()
+        self.link_all()
 
     def told(self, what: str, number: int, since: float) -> list[float]:
         """How long after `since` each of the others learned that about a node; waits for the last."""
@@ -245,7 +246,7 @@ def measure_frozen(meshes: list[Nodes], number: int, times: Times, found: Found)
         resumed = time.monotonic()
     for nodes in meshes:
         found["frozen, back with all", nodes.count, nodes.alpha].append(max(nodes.told("joined", number, resumed)))
-        nodes._link()
+        nodes.link_all()
 
 
 def measure_idle(nodes: Nodes, times: Times, found: Found) -> None:
@@ -318,7 +319,7 @@ def measure(chosen: Options, times: Times) -> Found:
 def row(what: str, nodes: int, alpha: int, values: list[float]) -> Row:
     """The row of one thing that was measured in each run."""
     unit = UNITS.get(what.removeprefix("idle "), "nodes" if what.startswith("stalled") else "s")
-    known = {"what": what, "nodes": nodes, "alpha": alpha, "unit": unit, "target": TARGETS.get((what, alpha))}
+    known = {"what": what, "nodes": nodes, "alpha": alpha, "unit": unit, "target": TARGETS.get((what, nodes, alpha))}
     return {**known, **common.spread("value", values)}
 
 

@@ -58,7 +58,7 @@ _CLOCK_WARN_MS = 1_000
 _SETTLE_S = 2.0
 _LOOK_S = 0.02
 _PLACES_MAX = 16
-_FAREWELL_S = 1.0
+_FAREWELL_S = 0.5
 
 
 class _Listener:

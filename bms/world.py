@@ -106,8 +106,7 @@ class SystemNetwork:
         except BaseException:
             sock.close()
             raise
-        host, port = sock.getsockname()[:2]
-        return [(trio.SocketListener(sock), Address(host, port))]
+        return [(trio.SocketListener(sock), _address_of(sock.getsockname()))]
 
     async def open_datagrams(self, address: Address) -> DatagramSocket:
         """Bind a UDP socket to `address`; "::" takes IPv4 as well where the system allows it."""

@@ -4,8 +4,9 @@ A word that is known already, byte for byte, costs a comparison; a new one its s
 as a record alone is understood where its details are known; otherwise its card is wanted from whoever spoke of it. An
 accusation counts if a member has signed it.
 
-Each sender may have `_CHECKS_MAX` signatures checked at once and `_CHECKS_PER_S` more each second; what is beyond that
-is dropped and counted, so that a member that floods others with words costs them a bounded part of their time.
+Each sender may have `_CHECKS_MAX` signatures checked at once and `_CHECKS_PER_S` more each second, for each of which it
+may also have a list of `_LISTED_PER_CHECK` members read; what is beyond that is dropped and counted, so that a member
+that floods others with words costs them a bounded part of their time.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ __all__ = ["Believed", "accusation_claim", "own_claim"]
 
 _CHECKS_MAX = 4096
 _CHECKS_PER_S = 500
+_LISTED_PER_CHECK = 32
 _KINDS = {SUSPECT: Kind.SUSPECT, DEAD: Kind.DEAD, REMOVED: Kind.REMOVED}
 _REMEMBERED_MAX = 8192
 _HEAD_BYTES = 10
@@ -134,16 +136,20 @@ class Believed:
         self._accusations[key] = claim
         return claim
 
-    def _may_check(self) -> bool:
+    def may_list(self, count: int) -> bool:
+        """See `packets.Reader`."""
+        return self._may_check(count / _LISTED_PER_CHECK)
+
+    def _may_check(self, cost: float = 1.0) -> bool:
         allowance = self._allowances.get(self.sender)
         if allowance is None:
             allowance = self._allowances[self.sender] = _Allowance(_CHECKS_MAX, self.now)
         allowance.left = min(_CHECKS_MAX, allowance.left + (self.now - allowance.at) * _CHECKS_PER_S)
         allowance.at = self.now
-        if allowance.left < 1:
+        if allowance.left < cost:
             self.dropped += 1
             return False
-        allowance.left -= 1
+        allowance.left -= cost
         return True
 
     def forget(self, node_id: NodeId) -> None:

@@ -6,9 +6,10 @@
     ask [7, fingerprint, count]        digest [8, [* [node id, boot, incarnation, kind]]]        get [9, [* node id]]
     delta [10, [* [card, accusation / null]]]
 
-In datagrams a member's own word travels as its record alone, over links as its card. Items of other numbers are passed
-over, fields after the known ones ignored. Everything here only has the right shape; who may have said it is for the
-`Reader` to find out, which the owner passes in.
+In datagrams a member's own word travels as its record alone, over links as its card. Words, accusations and cards are
+as many as fit; of what asks or answers a packet has one, or one packet would be answered by hundreds, wherever its
+sender says that it is. Items of other numbers are passed over, fields after the known ones ignored. Everything here
+only has the right shape; who may have said it is for the `Reader` to find out, which the owner passes in.
 
 Format: docs/reference/formats.md "Packets".
 """
@@ -46,6 +47,10 @@ class Reader(Protocol):
 
     def accusation_untrusted(self, accusation: object) -> Claim | None:
         """A word of one member about another."""
+        ...
+
+    def may_list(self, count: int) -> bool:
+        """Whether a list of so many members is worth reading."""
         ...
 
 
@@ -91,6 +96,7 @@ def parse_packet_untrusted(payload: bytes, reader: Reader) -> tuple[list[Message
     """The messages of a packet, and the coordinate of an ack in it; RemoteProtocolError for anything malformed."""
     messages: list[Message] = []
     coordinate = b""
+    is_asked = False
     for item in array_untrusted(decode_untrusted(payload), "packet", 0, ITEMS_MAX):
         fields = array_untrusted(item, "packet item", 1, 16)
         number = uint_untrusted(fields[0], "packet item number")
@@ -99,6 +105,10 @@ def parse_packet_untrusted(payload: bytes, reader: Reader) -> tuple[list[Message
         least, parse = _PARSERS[number]
         if len(fields) <= least:
             raise RemoteProtocolError(f"a packet item of number {number} has {least + 1} fields")
+        if number not in _CLAIMS:
+            if is_asked:
+                raise RemoteProtocolError("a packet asks or answers more than once")
+            is_asked = True
         message = parse(fields, reader)
         if message is not None:
             messages.append(message)
@@ -126,9 +136,12 @@ def _ask_untrusted(fields: list[Any], reader: Reader) -> Message:
     return SyncAsk(uint_untrusted(fields[1], "fingerprint", _FINGERPRINT_MAX), uint_untrusted(fields[2], "count"))
 
 
-def _digest_untrusted(fields: list[Any], reader: Reader) -> Message:
+def _digest_untrusted(fields: list[Any], reader: Reader) -> Message | None:
+    entries = array_untrusted(fields[1], "digest", 0, RANKS_MAX)
+    if not reader.may_list(len(entries)):
+        return None
     ranks = {}
-    for entry in array_untrusted(fields[1], "digest", 0, RANKS_MAX):
+    for entry in entries:
         node_id, boot, incarnation, kind = array_untrusted(entry, "digest entry", 4, 4)
         ranks[_node_id_untrusted(node_id)] = (
             uint_untrusted(boot, "boot"),
@@ -138,8 +151,9 @@ def _digest_untrusted(fields: list[Any], reader: Reader) -> Message:
     return Digest(ranks)
 
 
-def _get_untrusted(fields: list[Any], reader: Reader) -> Message:
-    return Get(tuple(_node_id_untrusted(value) for value in array_untrusted(fields[1], "node ids", 0, RANKS_MAX)))
+def _get_untrusted(fields: list[Any], reader: Reader) -> Message | None:
+    values = array_untrusted(fields[1], "node ids", 0, RANKS_MAX)
+    return Get(tuple(map(_node_id_untrusted, values))) if reader.may_list(len(values)) else None
 
 
 def _delta_untrusted(fields: list[Any], reader: Reader) -> Message:
@@ -166,3 +180,4 @@ _PARSERS: dict[int, tuple[int, Any]] = {
     10: (1, _delta_untrusted),
 }
 """The fields after the number that an item has at least, and how it is read."""
+_CLAIMS = (4, 5, 6)

@@ -300,12 +300,10 @@ class Swim:
         effects: list[Effect] = []
         if sender not in self.known:  # it may have been removed, and says that it is there
             return self.learn((m for m in messages if isinstance(m, Claim) and m.node_id == sender), now, sender)
-        is_asked = False
         for message in messages:
             if isinstance(message, Claim):
                 self._take(message, sender, now, effects)
-            elif not is_asked:  # or one packet would be answered by hundreds, wherever its sender says that it is
-                is_asked = True
+            else:
                 self._handle(message, sender, stream, now, effects)
         if sender in self.accused:
             self._tell(sender, now, effects, stream)
@@ -344,7 +342,7 @@ class Swim:
             self._about_me(claim, sender, now, effects)
         elif claim.kind is Kind.REMOVED:
             own = self.known.get(claim.node_id)
-            if own is not None and claim.point >= own.point and claim.node_id in self._members.gone:
+            if own is not None and _is_near(claim, own) and claim.node_id in self._members.gone:
                 self._removed(claim, now, effects)
         else:
             self._accusation(claim, sender, now, effects)
@@ -489,7 +487,7 @@ class Swim:
 
     def _may_accuse(self, claim: Claim, own: Claim) -> bool:
         """Whether an accusation can be about a member whose own latest word is `own`."""
-        if own.kind is Kind.LEFT or not own.point <= claim.point <= (own.boot, own.incarnation + _JUMP_MAX):
+        if own.kind is Kind.LEFT or not _is_near(claim, own):
             return False
         return claim.node_id == own.node_id and (claim.by in self.known or claim.by == self.me.node_id)
 
@@ -645,3 +643,8 @@ class Swim:
             rounds = self.tuning.retransmit * math.ceil(math.log10(self.present + 2))
             messages = [*messages, *self._queue.take(room, max(self.tuning.retransmit_min, rounds), to)]
         return Send(to, messages)
+
+
+def _is_near(claim: Claim, own: Claim) -> bool:
+    """Whether a member whose latest word is `own` can outdo the claim one day: otherwise it could never come back."""
+    return own.point <= claim.point <= (own.boot, own.incarnation + _JUMP_MAX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -174,6 +175,27 @@ async def test_an_added_udp_address_is_taken_again_after_a_crash_of_its_subsyste
         assert bound in [sock.address for sock in life_of(mesh).datagrams._sockets]
         assert said(mesh, UDP) == record
         assert "ClosedResourceError" in caplog.text
+
+
+def _link_local() -> str | None:
+    """An address of this machine that holds on one link alone, with its zone."""
+    path = Path("/proc/net/if_inet6")
+    for line in path.read_text().splitlines() if path.exists() else []:
+        digits, _, _, scope, _, name = line.split()
+        if scope == "20":
+            return f"{socket.inet_ntop(socket.AF_INET6, bytes.fromhex(digits))}%{name}"
+    return None
+
+
+@pytest.mark.skipif(_link_local() is None, reason="this machine has no link-local address")
+async def test_a_node_listens_at_a_link_local_address_with_both() -> None:
+    host = str(_link_local()).partition("%")[0]
+    async with started(listen_address=f"[{_link_local()}]:0") as mesh:
+        [tcp], [udp] = life_of(mesh).listening, life_of(mesh).listening_udp
+        assert tcp == udp
+        assert tcp.host.startswith(f"{host}%")
+        stream = await trio.open_tcp_stream(tcp.host, tcp.port)
+        await stream.aclose()
 
 
 class _Hosts(SystemNetwork):

@@ -16,20 +16,24 @@ import pytest
 import bms
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-NAMES = ("links", "store", "footprint", "membership")
+NAMES = ("links", "store", "footprint", "membership", "flood")
 TIMEOUT_S = 120
 # Columns that tell the rows of one result apart, and the one that each row has a number in.
 KEYS = {
     "links": ("what", "bytes", "in_flight"),
     "store": ("what", "writers"),
     "footprint": ("what",),
+    "flood": ("what",),
     "membership": ("what", "nodes", "alpha"),
 }
-VALUES = {"links": "cpu_us", "store": "value", "footprint": "value", "membership": "value"}
+VALUES = {"links": "cpu_us", "store": "value", "footprint": "value", "membership": "value", "flood": "value"}
 EXPECTED = {
     "links": {"bare echo", "link call", "send", "request", "bare one way", "link one way", "broadcast"},
     "store": {"fsync", "bare SQLite", "put", "get", "read", "scan", "remote apply", "put on three"},
     "footprint": {"import seconds", "import rss", "node rss", "node pss", "node cpu", "node wakeups", "node wire"},
+    "flood": {
+        f"{kind} {what}" for kind in ("quiet", "forged", "replayed", "mixed") for what in ("read", "cpu", "replies")
+    },
     "membership": {
         "killed, all know",
         "stalled, held for failed",

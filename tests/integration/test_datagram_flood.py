@@ -60,7 +60,7 @@ def forgeries(member: bms.Mesh, target: bms.Mesh, chance: random.Random) -> Iter
         yield "unauthentic", seen[:41] + number + chance.randbytes(chance.randrange(16, 1000))
         yield "unknown_sender", chance.choice(others)
         yield "wrong_boot", seen[:33] + chance.randbytes(8) + seen[41:]
-        yield "own", seen[:1] + target.node_id.raw + own.boot_id[:8] + seen[41:]
+        yield "unknown_sender", seen[:1] + target.node_id.raw + own.boot_id[:8] + seen[41:]
         yield "short", seen[: chance.randrange(65)]
         yield "unauthentic", seen[:41] + number + seen[49:-1] + bytes([seen[-1] ^ 1])
         yield "version", bytes([chance.randrange(2, 256)]) + seen[1:]

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from bms.config import Config
+from bms.config import Config, GossipConfig
 from bms.errors import DeliveryError, LimitError, RefusedError, RemoteError, RemoteProtocolError, UnreachableError
 from bms.net.link import Link
 from bms.values import Address
@@ -77,12 +77,16 @@ async def test_an_error_reply_is_raised_and_the_link_goes_on(tmp_path: Path) -> 
             assert (caught.value.kind, caught.value.text) == ("SomeError", "no")
 
 
+# Links that another has replaced are kept for the keep-alive's time-out.
+BRISK = Config(gossip=GossipConfig(keepalive_interval_s=0.3, keepalive_timeout_s=1.0))
+
+
 async def test_simultaneous_dials_leave_the_lower_nodes_link_on_both_sides(tmp_path: Path) -> None:
     authority = make_authority()
     for round_ in range(5):
         one = make_identity(authority, tmp_path, f"{round_}a")
         two = make_identity(authority, tmp_path, f"{round_}b")
-        async with open_party(one) as a, open_party(two) as b:
+        async with open_party(one, config=BRISK) as a, open_party(two, config=BRISK) as b:
 
             async def dial(party: Party, address: Address) -> None:
                 try:
@@ -108,7 +112,8 @@ async def test_simultaneous_dials_leave_the_lower_nodes_link_on_both_sides(tmp_p
 async def test_a_second_dial_of_the_same_side_replaces_its_first_link(tmp_path: Path) -> None:
     authority = make_authority()
     one, two = make_identity(authority, tmp_path, "1"), make_identity(authority, tmp_path, "2")
-    async with open_party(one, routes={Request: answer}) as a, open_party(two, routes={Request: answer}) as b:
+    routes: dict[type, Any] = {Request: answer}
+    async with open_party(one, config=BRISK, routes=routes) as a, open_party(two, config=BRISK, routes=routes) as b:
         first = await a.pool.dial(b.address)
         second = await a.pool.dial(b.address)
         await until(lambda: not first.is_open and len(b.pool._all) == 1)

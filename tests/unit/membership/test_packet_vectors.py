@@ -36,7 +36,7 @@ from bms.membership.members import Accused, Members
 from bms.membership.packets import encode_packet, parse_packet_untrusted
 from bms.membership.tuning import Tuning
 from bms.security.keys import NodeKey
-from bms.security.records import DEAD, LEFT, SUSPECT, Accusation, Admission, NodeRecord
+from bms.security.records import DEAD, LEFT, REMOVED, SUSPECT, Accusation, Admission, NodeRecord
 from bms.values import NodeId
 
 FILE = Path(__file__).parents[2] / "vectors" / "packets.json"
@@ -88,6 +88,10 @@ class Shown:
         """See `packets.Reader`."""
         return accusation_claim(Accusation.parse_untrusted(accusation))
 
+    def may_list(self, count: int) -> bool:
+        """See `packets.Reader`."""
+        return True
+
 
 def said(claim: Claim) -> dict[str, Any]:
     named = {"node_id": str(claim.node_id), "boot": claim.boot, "incarnation": claim.incarnation}
@@ -131,6 +135,7 @@ def _valid() -> list[dict[str, Any]]:
         ("the longest budget", False, [PingRequest(256, KEY_B.node_id, 600.0)]),
         ("not heard of", False, [Nack(65535)]),
         ("a word and an accusation", False, [a, dead]),
+        ("one that is to be forgotten", False, [accusation_by(KEY_A, KEY_B, REMOVED), Nack(1)]),
         ("cards, over a link", True, [a, b]),
         ("an ask", True, [SyncAsk(2**64 - 1, 3)]),
         ("a digest", True, [Digest({ids[0]: a.rank, ids[1]: (NOW + 5, 2**48, Kind.LEFT)})]),
@@ -171,6 +176,7 @@ def _refused() -> list[dict[str, Any]]:
         ("an item without a number", [[]]),
         ("an item with 17 fields", [[0, 7, *range(15)]]),
         ("a ping without a number", [[0]]),
+        ("two questions in one packet", [[0, 7], [7, 1, 1]]),
         ("a negative number", [[0, -1]]),
         ("an ack without a coordinate", [[1, 7]]),
         ("a coordinate of 43 bytes", [[1, 7, HERE.encode()[:-1]]]),

@@ -139,3 +139,28 @@ def test_who_is_forgotten_is_dialed_no_more() -> None:
     for event in (view.dialed, view.link_down, view.heard):
         event(node_id, 1000.0)
     assert view.members == {}
+
+
+def test_who_says_new_addresses_all_the_time_is_dialed_as_if_it_said_nothing() -> None:
+    view, member = make_view(), Member()
+    dials = 0
+    for step in range(600):
+        now = 100.0 + step / 10
+        record = member.record(incarnation=1 + step, addresses=[(0, "192.0.2.1", 1 + step)])
+        view.learn(member.admission, record, NodeState.ALIVE, now)
+        for node_id in view.tick(now):
+            dials += 1
+            view.dialed(node_id, now)
+    assert 4 <= dials <= 4 + 3 * 5, "four at once; then after 1, 2, 4, 8, 16 s, begun anew every 30 s"
+
+
+def test_who_leaves_and_comes_back_all_the_time_is_dialed_a_few_times() -> None:
+    view, node_id = known()
+    dials = 0
+    for step in range(600):
+        now = 100.0 + step / 10
+        view.turned(node_id, NodeState.LEFT if step % 2 else NodeState.ALIVE, now)
+        for _ in view.tick(now):
+            dials += 1
+            view.dialed(node_id, now)
+    assert 1 <= dials <= 4 + 3 * 5
