@@ -259,13 +259,14 @@ async def cut_often(proxies: Sequence[TcpProxy]) -> int:
 
 @asynccontextmanager
 async def pair_through_proxies(home: Path) -> AsyncIterator[tuple[list[Node], list[TcpProxy]]]:
-    """Two nodes that know each other only by the addresses of proxies."""
+    """Two nodes that know each other only by the addresses of proxies, and soon give a silent link up."""
+    brisk = ["--set", "gossip.keepalive_interval_s=0.5", "--set", "gossip.keepalive_timeout_s=2"]
     line = Line(latency_s=0.05, jitter_s=0.01, loss=0.01)
     async with AsyncExitStack() as stack:
         proxies = [await stack.enter_async_context(open_proxy(None, seed=SEED + n, line=line)) for n in range(2)]
         nodes = []
         for name, own, other in (("a", proxies[0], proxies[1]), ("b", proxies[1], proxies[0])):
-            arguments = ["--set", f"advertise_address={own.address}", "--bootstrap", str(other.address)]
+            arguments = ["--set", f"advertise_address={own.address}", "--bootstrap", str(other.address), *brisk]
             node = await stack.enter_async_context(running(home, name, arguments))
             own.target = node.address
             nodes.append(node)
