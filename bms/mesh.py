@@ -12,45 +12,41 @@ Cancelling the body of `open_mesh`, or an exception in it, closes within a secon
 from __future__ import annotations
 
 import logging
-import math
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 import trio
 
-from . import roster
 from .clock import HybridClock, SteadyTime
 from .config import Config, home
 from .counters import Counters
 from .data.entries import Entries
-from .data.replication import SyncReport
-from .errors import ClosedError, LocalProtocolError, NotFoundError, RefusedError, StoreError
+from .errors import ClosedError, LocalProtocolError, StoreError
 from .life import Life
-from .membership.watching import NodeWatch
 from .messaging.courier import RequestServer
-from .messaging.topics import Subscription, Topics
+from .messaging.topics import Topics
 from .reconfiguration import plan
 from .renewal import Renewal
-from .reports import Changes, DataSummary, Stats
-from .roster import Topology
+from .reports import Changes
 from .security.identity import Identity, identity_paths, load_or_make_identity, reload_identity, require_way
-from .security.trust import READ, Trust
+from .security.trust import Trust
 from .store.database import Database
-from .values import Address, KeyInfo, Message, Node, NodeId, NodeState, Value, Version, key_bytes
+from .values import Address
+from .verbs.messages import MessageVerbs
+from .verbs.monitoring import MonitoringVerbs
+from .verbs.nodes import NodeVerbs
 from .world import World
 
-__all__ = ["Changes", "DataSummary", "Mesh", "Stats", "init", "open_mesh"]
+__all__ = ["Mesh", "init", "open_mesh"]
 
 log = logging.getLogger("bms")
 
 _SWITCH_INTERVAL_S = 0.0005
 _CLOSE_S = 0.2
-_SCAN_PAGE = 500
-_BROADCASTS_A_TURN = 32
 _FOLDERS_MAX = 64
 
 
@@ -95,7 +91,7 @@ async def open_mesh(config: Config | None = None, *, world: World | None = None,
             raised = None  # no cycle through this frame
 
 
-class Mesh:
+class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs):
     """One node. Made by `init`; see the module for its life."""
 
     def __init__(self, config: Config, world: World) -> None:
@@ -144,11 +140,6 @@ class Mesh:
     # ------------------------------------------------------------------ system
 
     @property
-    def node_id(self) -> NodeId:
-        """This node's id: its public key."""
-        return self._identity.node_id
-
-    @property
     def address(self) -> Address | None:
         """The address that the node's listener is bound to; None when it is not running."""
         life = self._life
@@ -158,11 +149,6 @@ class Mesh:
     def is_running(self) -> bool:
         """Whether the node is started."""
         return self._life is not None
-
-    @property
-    def config(self) -> Config:
-        """The configuration in force."""
-        return self._config
 
     @property
     def folder(self) -> Path | None:
@@ -324,302 +310,20 @@ class Mesh:
 
         Raises UnreachableError if it cannot be bound, with what to do.
         """
-        return await self._running().listen(_address(address))
+        return await self._running().listen(Address.of(address))
 
     async def listen_udp(self, address: str | Address) -> Address:
         """Take datagrams at one more address, until the node stops; the bound address back.
 
         Raises UnreachableError if it cannot be bound, with what to do.
         """
-        return await self._running().listen_udp(_address(address))
+        return await self._running().listen_udp(Address.of(address))
 
     async def handle_connection(self, stream: trio.abc.Stream) -> None:
         """Be the listening side for one peer on `stream` (any byte stream), until it ends. TLS is put on it here."""
         await self._running().pool.serve(stream)
 
-    # ------------------------------------------------------------------ nodes
-
-    def nodes(self, state: str | None = None, offset: int = 0, limit: int | None = None) -> list[Node]:
-        """The members as this node sees them, itself first, then by id. Long-failed ones are left out.
-
-        `state` keeps "alive", "suspect", "failed" or "left" alone; `offset` and `limit` take a page.
-        """
-        if state is not None and state not in set(NodeState):
-            raise LocalProtocolError(f"a state is one of {', '.join(NodeState)}, not {state!r}")
-        if offset < 0 or (limit is not None and limit < 0):
-            raise LocalProtocolError("offset and limit are 0 or more")
-        found = [node for node in self._all_nodes() if state is None or node.state == state]
-        return found[offset : None if limit is None else offset + limit]
-
-    def _all_nodes(self) -> list[Node]:
-        life = self._life
-        me = Node(
-            node_id=self.node_id,
-            name=self._config.node_name,
-            address=next(iter(life.addresses()), None) if life is not None else None,
-            state=NodeState.ALIVE if life is not None else NodeState.LEFT,
-            tags=dict(self._tags),
-            incarnation=life.record.incarnation if life is not None else 0,
-            rtt_s=0.0 if life is not None else None,
-            last_seen=self._world.wall_time(),
-        )
-        if life is None:
-            return [me]
-        return [me, *roster.others(life, self._world.wall_time(), self._config.node_timeout)]
-
-    def node(self, node_id: str) -> Node:
-        """One member; NotFoundError if this node knows none of that id."""
-        for node in self._all_nodes():
-            if node.node_id == node_id:
-                return node
-        raise NotFoundError(f"no node {node_id!r} is known here")
-
-    def is_connected(self, node_id: str) -> bool:
-        """Whether a link to that node is up (always for this node itself, while it runs)."""
-        if self._life is None:
-            return False
-        return node_id == self.node_id or self._life.pool.link(NodeId(node_id)) is not None
-
-    async def register_node(self, address: str | Address) -> Node:
-        """Connect to whoever lives at `address` and return it; the rest of the mesh is learned from it.
-
-        Raises UnreachableError, RefusedError (one side did not accept the other's identity), RemoteProtocolError.
-        """
-        link = await self._running().register(_address(address))
-        return self.node(link.node_id)
-
-    async def update_node(self, **tags: str | None) -> Node:
-        """Set tags of this node, None to take one away, and tell all; what it looks like now back.
-
-        Tags are kept until `shutdown`. LocalProtocolError beyond 64 tags or 2 KiB in all; nothing has changed then.
-        """
-        merged = {**self._tags, **tags}
-        kept = {tag: value for tag, value in merged.items() if value is not None}
-        self._running().retag(kept)
-        self._tags = kept
-        return self._all_nodes()[0]
-
-    async def remove_node(self, node_id: str | Node) -> None:
-        """Have all nodes forget one that failed or left. One that is there after all comes back by itself.
-
-        Raises NotFoundError (no such node), LocalProtocolError (it is not gone: stop it first).
-        """
-        await trio.lowlevel.checkpoint()
-        gone = self._known(node_id)
-        life = self._running()
-        if gone == self.node_id or life.swim.is_present(gone):
-            raise LocalProtocolError(f"node {gone.short} is there: only one that failed or left can be removed")
-        life.gossip.remove(gone)
-
-    def watch_nodes(self) -> AbstractAsyncContextManager[NodeWatch]:
-        """An async context manager giving an async iterator of `NodeEvent`, and `Missed` where it was too slow.
-
-        Live from the moment it is entered; ends when the mesh stops.
-        """
-        return self._running().gossip.watches.watch()
-
-    async def find_nearest_nodes(
-        self, target: str | Node | Sequence[float] | None = None, count: int = 3, metric: str = "rtt"
-    ) -> list[tuple[Node, float]]:
-        """The `count` live nodes nearest to `target`, with the distance, nearest first; the target is not among them.
-
-        `metric` "rtt": the round trip from that node (this one: None) in seconds, by network coordinates, so that
-        nobody is asked (docs/concepts/coordinates.md); nodes whose coordinate is not known yet are left out. "xor": the
-        XOR of the NodeIds as a number. "space": the distance from a point to the positions in the nodes' tags
-        (`position="x,y,z"`).
-
-        Raises NotFoundError for a node whose coordinate is not known here, LocalProtocolError for a target that does
-        not fit the metric.
-        """
-        await trio.lowlevel.checkpoint()
-        chosen = self.node_id if target is None else target
-        return roster.nearest(self._running(), self._all_nodes(), chosen, count, metric)
-
-    def topology(self) -> Topology:
-        """The nodes, and the links of this one with round trip, loss and age, as they are now."""
-        return roster.topology(self._running(), self._all_nodes())
-
-    async def sync_with_peers(self, peers: Iterable[str] | None = None) -> SyncReport:
-        """Reconcile the store with `peers` (all linked ones: None) now; per peer what it took.
-
-        Raises NotFoundError for a peer that is not linked, LocalProtocolError when replication is off.
-        """
-        life = self._running()
-        if not self._config.enable_replication:
-            raise LocalProtocolError("enable_replication is off")
-        chosen = None if peers is None else [self._known(peer) for peer in peers]
-        return await life.replication.sync(chosen)
-
-    # ------------------------------------------------------------------ messages
-
-    async def send_message(self, to: str | Node, body: bytes, topic: str = "", deadline_s: float = 5.0) -> None:
-        """Send to one node; returns when it is queued for that node's program and acknowledged.
-
-        Retried on a broken link without ever being delivered twice. Raises NotFoundError (no such node),
-        UnreachableError (never sent), DeliveryError (sent, outcome unknown), LimitError (too large, or the receiver had
-        no room), RefusedError (no grant).
-        """
-        await self._running().courier.send(self._known(to), bytes(body), topic, deadline_s)
-
-    async def request(self, to: str | Node, body: bytes, topic: str = "", deadline_s: float = 5.0) -> bytes:
-        """Ask one node and return its handler's answer. Errors as for `send_message`; a handler's error is a
-        RemoteError.
-        """
-        return await self._running().courier.request(self._known(to), bytes(body), topic, deadline_s)
-
-    async def serve_requests(
-        self,
-        topic: str,
-        handler: Callable[[Message], Awaitable[bytes]],
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Answer requests on `topic` with `await handler(message)`, many at once, until cancelled.
-
-        LocalProtocolError if the topic is served already.
-        """
-        await self._running().courier.serve_requests(topic, handler, task_status=task_status)
-
-    async def broadcast_message(self, body: bytes, topic: str = "") -> int:
-        """Send to every node that is linked now, and this one, at most once each; how many others it was queued for.
-
-        It is not acknowledged; a node that is too slow loses it and sees `Missed`.
-        """
-        # A full checkpoint costs more than the rest of this; one in a few calls is enough to let the others run.
-        self._broadcasts += 1
-        if self._broadcasts % _BROADCASTS_A_TURN:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            await trio.lowlevel.checkpoint()
-        return self._running().courier.broadcast(bytes(body), topic)
-
-    def subscribe(self, topic: str = "") -> AbstractAsyncContextManager[Subscription]:
-        """An async context manager giving an async iterator of `Message` and `Missed` on `topic`.
-
-        Live from the moment it is entered; ends when the mesh stops.
-        """
-        self._running()
-        if not self._trust.allows(self._identity.admission, f"topic:{topic}", READ):
-            raise RefusedError(f"this node's admission does not allow topic {topic!r}")
-        return self._topics.subscribe(topic)
-
-    # ------------------------------------------------------------------ data
-
-    async def store_data(
-        self, key: str | bytes, value: bytes, space: str = "default", ttl_s: float | None = None
-    ) -> Version:
-        """Write a value; durable on this node when it returns, and on its way to the others.
-
-        `ttl_s`: seconds until it reads as missing. Raises LimitError (too large), StoreError (disk), RefusedError (no
-        grant), NotFoundError (no such space).
-        """
-        if not isinstance(value, (bytes, bytearray, memoryview)):
-            raise LocalProtocolError(f"a value is bytes, not {type(value).__name__}")
-        expiry_ms = None
-        if ttl_s is not None and not (math.isfinite(ttl_s) and ttl_s > 0):
-            raise LocalProtocolError(f"ttl_s is a positive number of seconds, not {ttl_s!r}")
-        entries = self._space(space)
-        await self._settle()
-        if ttl_s is not None:
-            expiry_ms = entries.clock.physical_ms(self._world.wall_time()) + int(ttl_s * 1000)
-        return await entries.put(key_bytes(key), bytes(value), expiry_ms=expiry_ms)
-
-    async def retrieve_data(self, key: str | bytes, space: str = "default") -> Value:
-        """Read a value from this node's store; NotFoundError if there is none (or it was deleted, or has expired)."""
-        await trio.lowlevel.checkpoint()
-        return self._space(space).get(key_bytes(key))
-
-    async def delete_data(self, key: str | bytes, space: str = "default") -> Version:
-        """Delete a key everywhere; durable on this node when it returns. NotFoundError if there is none."""
-        entries = self._space(space)
-        await self._settle()
-        return await entries.put(key_bytes(key), None)
-
-    @asynccontextmanager
-    async def scan(self, prefix: str | bytes = "", space: str = "default") -> AsyncIterator[AsyncIterator[KeyInfo]]:
-        """List keys in byte order: `async with mesh.scan("a/") as keys: async for info in keys`.
-
-        The keys come as the type of `prefix`. Writes meanwhile may or may not be seen.
-        """
-        entries = self._space(space)
-        is_text = isinstance(prefix, str)
-        start = prefix.encode("utf-8", "surrogateescape") if isinstance(prefix, str) else bytes(prefix)
-
-        async def pages() -> AsyncIterator[KeyInfo]:
-            after: bytes | None = None
-            while True:
-                await trio.lowlevel.checkpoint()
-                page = entries.scan(start, after, _SCAN_PAGE)
-                for info in page:
-                    assert isinstance(info.key, bytes)
-                    after = info.key
-                    yield attrs.evolve(info, key=after.decode("utf-8", "surrogateescape")) if is_text else info
-                if len(page) < _SCAN_PAGE:
-                    return
-
-        keys = pages()
-        try:
-            yield keys
-        finally:
-            await keys.aclose()  # type: ignore[attr-defined]
-
-    def data_summary(self) -> DataSummary:
-        """What this node's store holds, in numbers."""
-        totals, state = self._entries.totals(), self._entries.state()
-        return DataSummary(
-            entries=totals.entries,
-            bytes=totals.bytes,
-            tombstones=totals.tombstones,
-            position=state.high,
-            epoch=f"{state.epoch:016x}",
-            fingerprint=state.fingerprint.hex(),
-        )
-
-    # ------------------------------------------------------------------ monitoring
-
-    def collect_stats(self) -> Stats:
-        """Statistics as they are now."""
-        life = self._running()
-        links = life.links()
-        states = [node.state for node in self._all_nodes()]
-        return Stats(
-            node_id=self.node_id,
-            uptime_s=self._world.wall_time() - life.started_at,
-            connections=len(links),
-            nodes={str(state): states.count(state) for state in NodeState},
-            bytes_sent=self.counters["net.bytes_sent"] + sum(link.bytes_sent for link in links),
-            bytes_received=self.counters["net.bytes_received"] + sum(link.bytes_received for link in links),
-            messages_waiting=self._topics.waiting(),
-            data=self.data_summary(),
-            subsystems=life.health(),
-            counters=self.counters.snapshot(),
-            discovery=life.found(),
-        )
-
     # ------------------------------------------------------------------ inside
-
-    def _running(self) -> Life:
-        if self._life is None:
-            raise ClosedError("the mesh is not running")
-        return self._life
-
-    def _known(self, node: str | Node) -> NodeId:
-        node_id = NodeId(node.node_id if isinstance(node, Node) else node)
-        if node_id != self.node_id and node_id not in self._running().view.members:
-            raise NotFoundError(f"no node {node_id.short} is known here")
-        return node_id
-
-    async def _settle(self) -> None:
-        """Before a write is stamped: until the mesh's time is known, or cannot be learned soon."""
-        if self._life is not None and not self._life.clock.settled.is_set():
-            await self._life.clock.settled.wait()
-
-    def _space(self, name: str) -> Entries:
-        if self._is_closed:
-            raise ClosedError("this mesh was shut down")
-        if name != "default":
-            raise NotFoundError(f"there is no space {name!r}")
-        return self._entries
 
     def _open_database(self) -> tuple[Database, Path | None]:
         config = self._config
@@ -656,7 +360,3 @@ def _name_of(config: Config, folder: Path) -> str:
     """The node's name: in dev_mode the folder's, which may have a number added."""
     is_default = config.persistence_path is None and config.db_url is None
     return folder.name if config.dev_mode and is_default else config.node_name
-
-
-def _address(place: str | Address) -> Address:
-    return place if isinstance(place, Address) else Address.parse(place)

@@ -76,6 +76,11 @@ class Address:
             raise LocalProtocolError(f"a port is a number from 0 to 65535: {text!r}")
         return cls(host, int(port))
 
+    @classmethod
+    def of(cls, place: str | Address) -> Address:
+        """An address as it is, or as `parse` reads it."""
+        return place if isinstance(place, Address) else cls.parse(place)
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 

@@ -117,9 +117,15 @@ def _class(kind: type) -> Iterator[str]:
         return
     if attrs.has(kind) and kind is not bms.Config:
         yield "".join(_field(field) for field in attrs.fields(kind))
-    for name, member in vars(kind).items():
-        if not name.startswith("_"):
-            yield from _member(kind, name, member)
+    for part in _parts(kind):
+        for name, member in vars(part).items():
+            if not name.startswith("_"):
+                yield from _member(kind, name, member)
+
+
+def _parts(kind: type) -> list[type]:
+    """The classes that a class is documented with: `Mesh` is put together of its verbs."""
+    return [part for part in kind.__mro__ if part is kind or part.__module__.startswith("bms.verbs.")]
 
 
 def _field(field: attrs.Attribute[Any]) -> str:

@@ -24,7 +24,7 @@ PACKAGE = ROOT / "bms"
 ROOMS = [
     *("errors", "values", "config", "clock", "counters", "failpoints", "world", "geometry", "wire", "security"),
     *("net", "store", "membership", "messaging", "data", "admission", "monitor", "supervisor", "reconfiguration"),
-    *("renewal", "life", "reports", "roster", "mesh", "api"),
+    *("renewal", "life", "reports", "roster", "verbs", "mesh", "api"),
     *("control", "client", "log", "cli", "testing"),
 ]
 # The package's face and its program start stand above all rooms.
