@@ -105,6 +105,18 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def suites(session: nox.Session) -> None:
+    """Checks that others wrote (docs/reference/conformance.md): schemathesis, promtool, Prometheus.
+
+    What is not installed is left out. They draw at random and take minutes: not among the default sessions.
+    `nox -s suites -- promtool` runs one.
+    """
+    install(session, "test")
+    session.install("--quiet", "schemathesis>=4.32")
+    session.run("python", "tests/suites.py", *session.posargs)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """The source and binary distributions, into dist/."""
     session.install("--quiet", "build>=1.2")

@@ -10,8 +10,8 @@ Each node is a process, the sender another one. It floods with one kind at a tim
 
 and of each kind: `sent` and `read` packets a second (what the node does not read in time, the system drops), `cpu` of
 the node in percent of a core, `request` the median and `slow request` the 99th percentile of a request between two
-members in the time of the flood in milliseconds, `replies` that came to where the packets came from, and `suspicions`
-among the members. `quiet` is the same without a flood.
+members in the time of the flood in milliseconds, `replies` that came to where the packets came from, `suspicions`
+among the members, and `memory` by how much the node's resident memory grew. `quiet` is the same without a flood.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ from pathlib import Path
 from typing import Any
 
 import common
+import footprint
 import trio
 from common import Child, Options, Row
 
 from bms.mesh import Mesh, open_mesh
 from bms.security.keys import BoxKey, NodeKey
 from bms.security.pairwise import End, derive_key, seal
-from bms.values import Message, NodeId
+from bms.values import Address, Message, NodeId
 
 COLUMNS = ("what", "value", "low", "high", "unit")
-UNITS = {"sent": "1/s", "read": "1/s", "cpu": "%", "request": "ms", "slow": "ms", "replies": "", "suspicions": ""}
+UNITS = {"sent": "1/s", "read": "1/s", "cpu": "%", "request": "ms", "slow": "ms", "memory": "MiB"}
 KINDS = ("quiet", "forged", "replayed", "cross-mesh", "truncated", "mixed")
 RATE = 50_000
 _BATCH_S = 0.004
@@ -56,6 +57,7 @@ async def serve_node(place: Path, bootstrap: list[str]) -> None:
             if "seal" in command:  # what a member sent, as somebody on the way sees it
                 packet = life.datagrams._pairs.seal(NodeId(command["seal"]), b"\x80")
                 assert packet is not None
+                assert life.datagrams._sockets[0].send_nowait(packet, Address("127.0.0.1", command["udp"]))
                 return {"packet": packet.hex()}
             if "ask" in command:
                 return {"ms": await ask(mesh, NodeId(command["ask"]), command["seconds"])}
@@ -151,8 +153,8 @@ def measure(nodes: list[tuple[Child, dict[str, Any]]], sender: Child, kind: str,
     """One flood at the first node, while the second one asks it for something."""
     (victim, said), (asker, _), _ = nodes
     before = [child.ask() for child, _ in nodes]
-    captured = asker.ask(seal=said["id"])["packet"]
-    begin, cpu = time.perf_counter(), common.cpu_of(victim.pid)
+    captured = asker.ask(seal=said["id"], udp=said["udp"])["packet"]
+    begin, cpu, memory = time.perf_counter(), common.cpu_of(victim.pid), footprint.memory(victim.pid)["rss"]
     if kind != "quiet":
         sender.tell(port=said["udp"], kind=kind, captured=captured, me=said["id"], seconds=seconds)
     asked = asker.ask(ask=said["id"], seconds=seconds)["ms"]
@@ -163,6 +165,7 @@ def measure(nodes: list[tuple[Child, dict[str, Any]]], sender: Child, kind: str,
         **sent,
         "read": (after[0]["read"] - before[0]["read"]) / wall,
         "cpu": 100 * cpu / wall,
+        "memory": footprint.memory(victim.pid)["rss"] - memory,
         "request": common.quantile(asked),
         "slow request": common.quantile(asked, 0.99),
         "suspicions": sum(now["suspicions"] - then["suspicions"] for now, then in zip(after, before, strict=True)),
@@ -200,7 +203,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="bms-bench-") as folder:
         found = run(chosen, Path(folder))
     rows: list[Row] = [
-        {"what": what, **common.spread("value", values), "unit": UNITS[what.split()[1]]}
+        {"what": what, **common.spread("value", values), "unit": UNITS.get(what.split()[1], "")}
         for what, values in found.items()
     ]
     common.write_result(common.Table("flood", COLUMNS, rows), chosen)

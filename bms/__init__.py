@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .client import Client, EventFeed, open_client
     from .config import Config
     from .data.replication import PeerSync, SyncReport
     from .errors import (
@@ -38,8 +39,25 @@ if TYPE_CHECKING:
     from .membership.watching import NodeWatch
     from .mesh import Mesh, init, open_mesh
     from .messaging.topics import Subscription
-    from .reports import Changes, DataSummary, Stats
-    from .roster import Topology, TopologyLink
+    from .neighbours import TopologyLink
+    from .reports import (
+        Changes,
+        Check,
+        DataSummary,
+        Health,
+        PeerPerformance,
+        PeerStats,
+        Performance,
+        Quantiles,
+        Queues,
+        Rates,
+        Resources,
+        Sample,
+        Stats,
+        StoreStats,
+    )
+    from .roster import Topology
+    from .security.tokens import Claims
     from .supervisor import Condition
     from .values import Address, KeyInfo, Message, Missed, Node, NodeEvent, NodeId, NodeState, Value, Version
     from .world import World
@@ -47,6 +65,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Address",
     "Changes",
+    "Check",
+    "Claims",
+    "Client",
     "ClosedError",
     "Condition",
     "Config",
@@ -54,6 +75,8 @@ __all__ = [
     "CorruptionError",
     "DataSummary",
     "DeliveryError",
+    "EventFeed",
+    "Health",
     "KeyInfo",
     "LimitError",
     "LocalProtocolError",
@@ -67,14 +90,23 @@ __all__ = [
     "NodeState",
     "NodeWatch",
     "NotFoundError",
+    "PeerPerformance",
+    "PeerStats",
     "PeerSync",
+    "Performance",
     "ProtocolError",
+    "Quantiles",
+    "Queues",
     "QuorumError",
+    "Rates",
     "RefusedError",
     "RemoteError",
     "RemoteProtocolError",
+    "Resources",
+    "Sample",
     "Stats",
     "StoreError",
+    "StoreStats",
     "Subscription",
     "SyncReport",
     "Topology",
@@ -87,6 +119,7 @@ __all__ = [
     "bellande_path",
     "bellande_step",
     "init",
+    "open_client",
     "open_mesh",
 ]
 
@@ -96,13 +129,16 @@ __version__ = "0.1.0"
 _ROOMS = (
     *(".errors", ".values", ".config", ".geometry", ".world"),
     *(".data.replication", ".messaging.topics", ".supervisor"),
+    ".security.tokens",
     *(".membership.watching", ".reports", ".roster", ".mesh"),
 )
+# What no node needs: it brings an HTTP client along.
+_CLIENT = ("Client", "EventFeed", "open_client")
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for room in _ROOMS:
+        for room in (".client",) if name in _CLIENT else _ROOMS:
             module = importlib.import_module(room, __name__)
             if hasattr(module, name):
                 value = globals()[name] = getattr(module, name)

@@ -4,13 +4,17 @@ A node's identity and store outlive its lives; the boot, the links and the view 
 stop in reverse):
 
     links        owns the tasks of dialed links                   (net.pool)
+    monitor      samples, measures the scheduler's lag            (monitor.sampling)
     membership   says who is there, dials members                 (membership.gossip)
     data         pushes and reconciles entries                    (data.replication), unless replication is off
     clock        moves the clock to the median of the members'
     identity     renews the certificate, takes up new files       (renewal)
     listener     accepts connections; its address is known when it has started
     datagrams    takes sealed packets, at the listener's port     (net.datagrams)
+    neighbours   answers other nodes about this one's links       (neighbours)
     discovery    looks for first addresses                        (membership.discovery)
+
+and whatever is attached then: HTTP, if it is on (api.serving).
 
 Routing is decided here once: each message type belongs to one room. Events of links go to the rooms in a fixed order.
 """
@@ -29,7 +33,7 @@ from .config import Config
 from .counters import Counters
 from .data.entries import Entries
 from .data.replication import Replication
-from .errors import LocalProtocolError, RemoteProtocolError, UnreachableError
+from .errors import ClosedError, LocalProtocolError, RemoteProtocolError, UnreachableError
 from .membership.candidates import Finding
 from .membership.discovery import Discovery
 from .membership.gossip import Gossip
@@ -37,6 +41,8 @@ from .membership.registry import Registry
 from .membership.snapshot import Snapshot
 from .messaging.courier import Courier, RequestServer
 from .messaging.topics import Topics
+from .monitor.sampling import Monitor
+from .neighbours import Neighbours
 from .net.datagrams import Datagrams
 from .net.handshake import VERSIONS, DuplicateLinkError, Introduction
 from .net.link import Handler, Link
@@ -45,7 +51,7 @@ from .renewal import Renewal
 from .security.identity import Identity
 from .security.records import ALIVE, LEFT, TCP, UDP, NodeRecord
 from .security.trust import Trust
-from .supervisor import Condition, Supervisor
+from .supervisor import Condition, Subsystem, Supervisor
 from .values import Address, NodeId
 from .world import World
 
@@ -162,6 +168,7 @@ class Life:
         folder: Path | None,
         time: SteadyTime,
         renewal: Renewal,
+        monitor: Monitor,
         tags: dict[str, str],
     ) -> None:
         self.config = config
@@ -178,6 +185,7 @@ class Life:
         self._registry_folder = registry_folder
         self._snapshot = None if folder is None else Snapshot(folder, identity.mesh_id)
         self._renewal = renewal
+        self.monitor = monitor
         self._discovery: Discovery | None = None
         self._boot_id = world.token_bytes(16)
         self._incarnation, self._extra_listeners = 1, 0
@@ -220,6 +228,8 @@ class Life:
             on_up=self._link_up, on_down=self._link_down,
         )  # fmt: skip
         self.gossip.pool = self.pool
+        self.neighbours = Neighbours(self.courier, self.links, self.rtt_s, self.swim.loss)
+        self.monitor.links = self.pool.every
 
     # ------------------------------------------------------------------ life
 
@@ -229,19 +239,32 @@ class Life:
         try:
             self._topics.open()
             await supervisor.start(_Named("links", self.pool.run))
+            await supervisor.start(self.monitor)
             await supervisor.start(self.gossip)
             if self.config.enable_replication:
                 await self.start_data()
-            if not self._expects_peers():
+            if not self.expects_peers():
                 self.clock.settled.set()
             await supervisor.start(self.clock)
             await supervisor.start(self._renewal)
             await self.start_listener()
             await self._start_datagrams(None)
+            await supervisor.start(self.neighbours)
             await self.start_discovery()
         except BaseException:
             await self.stop(0)
             raise
+
+    async def attach(self, subsystem: Subsystem) -> None:
+        """Run one more subsystem, the last in order. Raises what keeps it from starting; ClosedError when ended."""
+        if self._supervisor is None:
+            raise ClosedError(f"{subsystem.name} does not start: the node stops")
+        await self._supervisor.start(subsystem)
+
+    async def detach(self, *names: str) -> None:
+        """Stop subsystems that were attached."""
+        if self._supervisor is not None:
+            await self._supervisor.stop(names)
 
     async def start_listener(self, address: Address | None = None) -> None:
         """Bind `address`, or else `listen_address`; UnreachableError if that cannot be."""
@@ -277,8 +300,8 @@ class Life:
             self.replication.link_up(link)
         await self._supervisor.start(_Named("data", self.replication.run))
 
-    def _expects_peers(self) -> bool:
-        """Whether there is somebody to learn the mesh's time from."""
+    def expects_peers(self) -> bool:
+        """Whether others are expected: named, or found before."""
         if self.config.bootstrap_nodes:
             return True
         if not self.config.enable_discovery:
@@ -353,6 +376,7 @@ class Life:
         self.gossip.reconfigure(config)
         self.courier.reconfigure(config)
         self.replication.reconfigure(config)
+        self.monitor.reconfigure(config)
         self.clock.retime(config.gossip.keepalive_interval_s)
         if self._discovery is not None:
             self._discovery.config = config
@@ -506,7 +530,7 @@ class Life:
 
     def _packet(self, node_id: NodeId, payload: bytes, source: Address) -> None:
         try:
-            self.gossip.receive(node_id, payload)
+            self.gossip.receive(node_id, payload, source=source)
         except RemoteProtocolError as error:
             self._counters.add("membership.malformed_packets")
             log.debug("a packet of %s from %s: %s", node_id.short, source, error)

@@ -16,7 +16,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 import trio
@@ -29,6 +29,9 @@ from .errors import ClosedError, LocalProtocolError, StoreError
 from .life import Life
 from .messaging.courier import RequestServer
 from .messaging.topics import Topics
+from .monitor.journal import Journal
+from .monitor.sampling import Monitor
+from .monitor.tracing import make_tracer
 from .reconfiguration import plan
 from .renewal import Renewal
 from .reports import Changes
@@ -39,6 +42,7 @@ from .values import Address
 from .verbs.messages import MessageVerbs
 from .verbs.monitoring import MonitoringVerbs
 from .verbs.nodes import NodeVerbs
+from .verbs.security import SecurityVerbs, TokenTable
 from .world import World
 
 __all__ = ["Mesh", "init", "open_mesh"]
@@ -48,6 +52,7 @@ log = logging.getLogger("bms")
 _SWITCH_INTERVAL_S = 0.0005
 _CLOSE_S = 0.2
 _FOLDERS_MAX = 64
+_WEB = ("http", "https")  # subsystems that _Web moves, not the life
 
 
 def init(config: Config | None = None, *, world: World | None = None, **fields: Any) -> Mesh:
@@ -91,7 +96,17 @@ async def open_mesh(config: Config | None = None, *, world: World | None = None,
             raised = None  # no cycle through this frame
 
 
-class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs):
+class _Web(Protocol):
+    """What serves HTTP (`api.serving.Servers`), which is loaded only when it is on."""
+
+    def url(self, name: str) -> str | None: ...
+
+    async def apply(self, config: Config) -> None: ...
+
+    async def drain(self, reason: str, within_s: float) -> None: ...
+
+
+class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs, SecurityVerbs):
     """One node. Made by `init`; see the module for its life."""
 
     def __init__(self, config: Config, world: World) -> None:
@@ -105,6 +120,8 @@ class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs):
         self._is_closed = False
         self._broadcasts = 0
         self.counters = Counters()
+        self._journal = Journal(self.counters, world.wall_time)
+        self._tracer = make_tracer(config)
         self._home = home() if world.home is None else world.home
         self._database, self._folder = self._open_database()
         try:
@@ -127,12 +144,15 @@ class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs):
                 counters=self.counters,
                 value_bytes_max=config.limits.value_bytes_max,
             )
+            self._tokens = TokenTable(self._database, world.wall_time())
         except BaseException:
             self._database.close()
             raise
         self._topics = Topics(config, self.counters)
         self._servers: dict[str, RequestServer] = {}
         self._tags: dict[str, str] = {}
+        self._web: _Web | None = None
+        self._logins = {}
 
     def __repr__(self) -> str:
         return f"<Mesh {self._config.node_name} {self.node_id.short} {'running' if self.is_running else 'stopped'}>"
@@ -156,6 +176,16 @@ class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs):
         return self._folder
 
     @property
+    def http_url(self) -> str | None:
+        """Where the API and the dashboard are served; None if `http_address` is, or when it is not running."""
+        return None if self._web is None else self._web.url("http")
+
+    @property
+    def https_url(self) -> str | None:
+        """The same over TLS."""
+        return None if self._web is None else self._web.url("https")
+
+    @property
     def mesh_id(self) -> str:
         """The mesh's id: the SHA-256 of its first authority's key, in hexadecimal."""
         return self._identity.mesh_id.hex()
@@ -175,6 +205,7 @@ class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs):
                 self._starting = scope
                 try:
                     self._life = await self._new_life(nursery)
+                    await self._start_web(self._life)
                     return
                 finally:
                     self._starting = None
@@ -201,6 +232,10 @@ class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs):
             folder=self._folder,
             time=self._time,
             tags=self._tags,
+            monitor=Monitor(
+                config=self._config, counters=self.counters, topics=self._topics, database=self._database,
+                journal=self._journal, wall_time=self._world.wall_time, folder=self._folder,
+            ),
             renewal=Renewal(
                 paths=lambda: identity_paths(self._config, self._folder), renew_at=lambda: self._identity.renew_at,
                 wall_time=self._world.wall_time, reload=self._reload_identity,
@@ -208,6 +243,23 @@ class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs):
         )  # fmt: skip
         await life.start(nursery)
         return life
+
+    async def _start_web(self, life: Life) -> None:
+        """Serve HTTP as the configuration says; without that the life ends."""
+        try:
+            await self._use_web(life, self._config)
+        except BaseException:
+            self._life = self._web = None
+            await life.stop(0)
+            raise
+
+    async def _use_web(self, life: Life, config: Config) -> None:
+        if self._web is None and (config.http_address or config.https_address):
+            from .api.serving import Servers
+
+            self._web = Servers(self, self._world, life)
+        if self._web is not None:
+            await self._web.apply(config)
 
     async def stop(self) -> None:
         """Leave the mesh: refuse new work, tell the others, send what is queued (at most `limits.drain_timeout_s`),
@@ -225,9 +277,15 @@ class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs):
         if self._starting is not None:
             self._starting.cancel()
         async with self._turn:
-            life, self._life = self._life, None
-            if life is not None:
-                await life.stop(drain_s)
+            life, web, started = self._life, self._web, self._world.monotonic()
+            if life is None:
+                return
+            try:
+                if web is not None:  # its requests still use this node
+                    await web.drain("the node stops", drain_s)
+            finally:
+                self._life = self._web = None
+                await life.stop(max(min(drain_s, _CLOSE_S), drain_s - (self._world.monotonic() - started)))
 
     async def shutdown(self) -> None:
         """Stop for good and close the store. Idempotent; works under cancellation."""
@@ -262,14 +320,19 @@ class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs):
         new = new.evolve(**fields)
         changed, restarted = plan(old, new)
         identity = self._identity_of(new)
+        tracer = make_tracer(new)
         try:
             await self._use_store(old, new)
             if life is not None and changed:
-                await life.restart(restarted, new)
+                await self._use_web(life, new)
+                await life.restart([name for name in restarted if name not in _WEB], new)
         except BaseException:
             await self._use_store(new, old)
+            if life is not None and changed:
+                await self._use_web(life, old)
             raise
         self._config = new
+        self._tracer = tracer
         self._topics.reconfigure(new)
         self._entries.value_bytes_max = new.limits.value_bytes_max
         return Changes(changed, restarted if life is not None else (), self._use(identity))
@@ -319,6 +382,29 @@ class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs):
         """
         return await self._running().listen_udp(Address.of(address))
 
+    async def start_http_server(self, address: str | Address) -> str:
+        """Serve the API and the dashboard at `address` from now on, in place of where they are served; the URL back.
+
+        Sets `http_address`. Raises UnreachableError if it cannot be bound, with what to do; it stays as it was then.
+        """
+        return await self._serve_web("http", Address.of(address))
+
+    async def start_https_server(self, address: str | Address) -> str:
+        """The same over TLS, with the certificate that `http.cert_path` names, or one that the node makes for itself.
+
+        Sets `https_address`. Raises UnreachableError or ConfigError (the certificate's files are broken).
+        """
+        return await self._serve_web("https", Address.of(address))
+
+    async def _serve_web(self, name: str, address: Address) -> str:
+        self._running()
+        fields: dict[str, Any] = {f"{name}_address": str(address)}
+        await self.reconfigure(**fields)
+        url = self.http_url if name == "http" else self.https_url
+        if url is None:
+            raise ClosedError("the mesh was stopped meanwhile")
+        return url
+
     async def handle_connection(self, stream: trio.abc.Stream) -> None:
         """Be the listening side for one peer on `stream` (any byte stream), until it ends. TLS is put on it here."""
         await self._running().pool.serve(stream)
@@ -331,6 +417,7 @@ class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs):
             "threads": self._world.threads,
             "vfs": self._world.vfs,
             "disk_wait": self._world.disk_wait,
+            "counters": self.counters,
             "queue_operations_max": config.store.queue_operations_max,
             "cache_bytes": config.store.cache_bytes,
         }

@@ -52,6 +52,7 @@ def _refused(why: str) -> Effect:
 _STORE = "it says where the store is, which is open: shut the node down and init anew"
 _ABSENT = "this version has nothing behind it"
 _FILES = "new links show the new certificate, old ones go on; refused if the files are broken or another node's"
+_CERTIFICATE = "for new connections of HTTPS; refused if the files are broken. They are read again when they change"
 _MESSAGES = "queues that exist keep what they hold"
 
 EFFECTS: dict[str, Effect] = {
@@ -71,7 +72,7 @@ EFFECTS: dict[str, Effect] = {
     "enable_encryption": _refused("both sides of every link go by it: shut the node down and init anew"),
     "enable_persistence": _refused(_STORE),
     "persistence_path": _refused(_STORE),
-    "tls_ciphers": _refused(_ABSENT),
+    "tls_ciphers": _live("for new connections of HTTPS"),
     "db_url": _refused(_STORE),
     "enable_replication": _restarts("data", "when it comes on, each linked peer is reconciled at once"),
     "replication_factor": _refused(_ABSENT),
@@ -79,9 +80,9 @@ EFFECTS: dict[str, Effect] = {
     "node_timeout": _live("for the next `nodes()`"),
     "max_connections": _live("for links made from now on; those above a lower bound stay"),
     "max_retries": _live("for messages under way, too"),
-    "metrics_interval": _refused(_ABSENT),
-    "http_address": _refused(_ABSENT),
-    "https_address": _refused(_ABSENT),
+    "metrics_interval": _live("the next sample is taken after the new interval"),
+    "http_address": _restarts("http", "on, off or elsewhere; open connections finish their request, then are closed"),
+    "https_address": _restarts("https", "as for `http_address`"),
     "gossip.keepalive_interval_s": _live("on every link: the next ping goes out at once"),
     "gossip.keepalive_timeout_s": _live("on every link"),
     "gossip.dial_timeout_s": _live("for dials from now on"),
@@ -102,8 +103,25 @@ EFFECTS: dict[str, Effect] = {
     "limits.drain_timeout_s": _live("for the next stop"),
     "store.queue_operations_max": _live("for writes from now on; what is queued stays"),
     "store.cache_bytes": _live("on both connections of SQLite"),
+    "http.connections_max": _live("for connections from now on; those above a lower bound stay"),
+    "http.connections_per_address_max": _live("as for `http.connections_max`"),
+    "http.requests_per_s": _live("for requests from now on"),
+    "http.header_timeout_s": _live("for requests from now on"),
+    "http.body_timeout_s": _live("for requests from now on"),
+    "http.send_timeout_s": _live("for what is sent from now on"),
+    "http.idle_timeout_s": _live("for connections that fall idle from now on"),
+    "http.header_bytes_max": _live("for connections from now on"),
+    "http.body_bytes_max": _live("for requests from now on; for WebSockets from now on"),
+    "http.cert_path": _live(_CERTIFICATE),
+    "http.key_path": _live(_CERTIFICATE),
+    "http.client_ca_path": _live(_CERTIFICATE),
+    "http.allowed_hosts": _live("for requests from now on"),
+    "http.allowed_origins": _live("for requests from now on"),
+    "http.events_kept": _live("the oldest go first"),
     "log.level": _live("in `bms up`; a program that embeds a mesh sets up `logging` itself"),
     "log.format": _live("in `bms up`"),
+    "log.slow_operation_s": _live("for operations that end from now on"),
+    "log.traces": _live("for operations from now on; refused where OpenTelemetry is not installed"),
 }
 
 

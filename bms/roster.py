@@ -10,25 +10,21 @@ import trio
 from .errors import LocalProtocolError, NotFoundError
 from .life import Life
 from .membership.nearest import by_rtt, by_space, by_xor
+from .neighbours import TopologyLink
 from .security.records import TCP
 from .values import Address, Node, NodeId, NodeState
 
-__all__ = ["Topology", "TopologyLink", "nearest", "others", "topology"]
+__all__ = ["Suspicion", "Topology", "nearest", "others", "suspicions", "topology"]
 
 METRICS = ("rtt", "xor", "space")
 
 
 @attrs.frozen
-class TopologyLink:
-    """One link of this node: `rtt_s` seconds (None: not measured yet), `loss` the share of probes that were not
-    answered in time (0 to 1, smoothed; None: none was sent), `age_s` since when it is up, `dialed` by this node.
-    """
+class Suspicion:
+    """`by` has said that it gets no answer from `node_id`, which has not taken that back yet."""
 
     node_id: NodeId
-    rtt_s: float | None
-    loss: float | None
-    age_s: float
-    dialed: bool
+    by: NodeId
 
 
 @attrs.frozen
@@ -105,11 +101,14 @@ def _nearest_by_rtt(life: Life, me: Node, there: list[Node], target_id: NodeId, 
 
 def topology(life: Life, nodes: Sequence[Node]) -> Topology:
     """See `Mesh.topology`."""
-    now = trio.current_time()
-    links = (
-        TopologyLink(
-            link.node_id, life.rtt_s(link.node_id), life.swim.loss(link.node_id), now - link.since, link.dialed
-        )
-        for link in sorted(life.links(), key=lambda link: link.node_id)
-    )
-    return Topology(tuple(nodes), tuple(links))
+    return Topology(tuple(nodes), tuple(life.neighbours.mine()))
+
+
+def suspicions(life: Life) -> list[Suspicion]:
+    """Who accuses whom of those that are suspected now, as far as this node has heard, by id."""
+    found = set()
+    for node_id, accused in life.swim.accused.items():
+        if accused.suspicion is not None:
+            # Others' confirmations shorten a suspicion, and nothing but that asks for them elsewhere.
+            found |= {(node_id, by) for by in (accused.claim.by, *accused.suspicion._confirmed)}
+    return [Suspicion(node_id, by) for node_id, by in sorted(found)]

@@ -255,6 +255,28 @@ def test_every_setting_is_documented() -> None:
     assert sorted(set(_settings(bms.Config)) - documented(REFERENCE / "config.md")) == []
 
 
+def test_every_scope_of_a_token_is_documented_with_what_it_allows() -> None:
+    from bms.security.tokens import SCOPES
+
+    rows = re.findall(r"^\| `(\w+:\w+)` \| (.+) \|$", prose(ROOT / "docs" / "how-to" / "tokens.md"), re.MULTILINE)
+    assert dict(rows) == SCOPES
+
+
+def test_every_route_is_documented_with_its_scope_and_every_error_with_its_status() -> None:
+    from bms.api.problems import STATUSES
+    from bms.api.routes import ROUTES
+
+    page = prose(REFERENCE / "http.md")
+    rows = dict(re.findall(r"^\| `([A-Z]+ /[^`]*)` \| ([\w:-]+) \|", page, re.MULTILINE))
+    shown = {None: "-", "": "any"}
+    routes = {route.operation: shown.get(route.scope, route.scope) for route in ROUTES}
+    streams = {"GET /api/v1/events": "any", "GET /api/v1/events/stream": "any"}
+    in_one_row = {f"POST /api/Bellande_Step/bellande_step_{n}d": "-" for n in range(3, 11)}
+    assert {**rows, **in_one_row} == {**routes, **streams}
+    statuses = re.findall(r"^\| `(\w+Error)` \| (\d+) \|", page, re.MULTILINE)
+    assert dict(statuses) == {kind.__name__: str(status) for kind, status in STATUSES.items()}
+
+
 def test_every_error_is_documented_under_a_heading_of_its_own() -> None:
     from bms import errors
 

@@ -1,4 +1,4 @@
-"""`bms put`, `get`, `ls` and `rm`: values of this machine's node.
+"""`bms put`, `get`, `ls` and `rm`: values of a node.
 
 Values pass unchanged, byte for byte. A file is written under another name first and then renamed, so that a reader
 sees the old one or the whole new one.
@@ -6,9 +6,7 @@ sees the old one or the whole new one.
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +14,12 @@ from pathlib import Path
 import click
 import trio
 
-from ..control import ControlClient
 from ..errors import NotFoundError
 from ..values import KeyInfo
-from .local import Choice, local_node, node_options, open_local
-from .output import json_option, print_json, print_table, read_input, show_bytes
+from .local import Choice, any_node, any_node_options, open_node
+from .output import json_option, print_json, print_table, read_input, show_bytes, write_file
 from .program import Failed
+from .remote import AnyNode
 
 __all__ = ["get", "ls", "put", "rm"]
 
@@ -42,7 +40,7 @@ def _named(key: str) -> Iterator[None]:
     "--file", "path", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Take this file's content."
 )
 @click.option("--ttl", "ttl_s", type=click.FloatRange(min=0, min_open=True), help="Seconds until it expires.")
-@node_options
+@any_node_options
 def put(choice: Choice, key: str, value: str | None, path: Path | None, ttl_s: float | None) -> None:
     """Store a value.
 
@@ -57,7 +55,7 @@ def put(choice: Choice, key: str, value: str | None, path: Path | None, ttl_s: f
         raise Failed(f"cannot read {path}: {error.strerror}") from error
 
     async def act() -> None:
-        async with open_local(choice) as client:
+        async with open_node(choice) as client:
             await client.put(key, content, ttl_s=ttl_s)
 
     trio.run(act)
@@ -66,8 +64,8 @@ def put(choice: Choice, key: str, value: str | None, path: Path | None, ttl_s: f
 @click.command()
 @click.argument("key")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write to this file instead.")
-@local_node
-async def get(client: ControlClient, key: str, out: Path | None) -> None:
+@any_node
+async def get(client: AnyNode, key: str, out: Path | None) -> None:
     """Write a value to standard output.
 
     The bytes as they were stored, nothing added.
@@ -78,24 +76,7 @@ async def get(client: ControlClient, key: str, out: Path | None) -> None:
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
         return
-    try:
-        _write(out, content)
-    except OSError as error:
-        raise Failed(f"cannot write {out}: {error.strerror}") from error
-
-
-def _write(path: Path, content: bytes) -> None:
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            mask = os.umask(0)
-            os.umask(mask)
-            os.fchmod(descriptor, 0o666 & ~mask)
-            file.write(content)
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
+    write_file(out, content)
 
 
 def _row(info: KeyInfo) -> dict[str, object]:
@@ -112,8 +93,8 @@ def _row(info: KeyInfo) -> dict[str, object]:
 @click.command()
 @click.argument("prefix", default="")
 @json_option
-@local_node
-async def ls(client: ControlClient, prefix: str, form: str) -> None:
+@any_node
+async def ls(client: AnyNode, prefix: str, form: str) -> None:
     """List keys.
 
     Those that begin with PREFIX, in byte order, with the sizes of their values.
@@ -131,8 +112,8 @@ async def ls(client: ControlClient, prefix: str, form: str) -> None:
 
 @click.command()
 @click.argument("keys", nargs=-1, required=True, metavar="KEY...")
-@local_node
-async def rm(client: ControlClient, keys: tuple[str, ...]) -> None:
+@any_node
+async def rm(client: AnyNode, keys: tuple[str, ...]) -> None:
     """Delete keys everywhere.
 
     Stops at the first that is not there.

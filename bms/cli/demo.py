@@ -88,18 +88,24 @@ class _Signals:
 @click.argument("path", type=click.Path(path_type=Path), required=False)
 @click.option("--nodes", "count", type=click.IntRange(3, 16), default=5, show_default=True, help="How many nodes.")
 @click.option("--keep", is_flag=True, help="Leave the nodes running at the end, and say how to talk to them.")
+@click.option("--stay", is_flag=True, help="Let the nodes run until Ctrl+C, to look around.")
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), hidden=True, help="Draw the last picture here.")
 @json_option
-def demo(path: Path | None, count: int, keep: bool, svg: Path | None, form: str) -> None:
+def demo(path: Path | None, count: int, keep: bool, stay: bool, svg: Path | None, form: str) -> None:
     """Watch a mesh of five nodes on this machine.
 
     Stores every file under PATH (without it: this program's own) through one node of a mesh of processes that speak
     mutual TLS, and compares every byte on every node. Then one node is killed while values change, comes back and
-    catches up, and everything is compared again. PATH is only read.
+    catches up, and everything is compared again. PATH is only read. While it runs, a link shows the first node's
+    dashboard.
     """
+    if keep and stay:
+        raise click.UsageError(
+            "--keep lets the nodes go on by themselves, --stay as long as this runs: give one of them"
+        )
     signals = _Signals()
     try:
-        is_good = _demonstrate(path, count, keep, svg, form, signals)
+        is_good = _demonstrate(path, count, keep, stay, svg, form, signals)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):
             raise Failed(str(error)) from error
@@ -111,7 +117,9 @@ def demo(path: Path | None, count: int, keep: bool, svg: Path | None, form: str)
         sys.exit(1)
 
 
-def _demonstrate(path: Path | None, count: int, keep: bool, svg: Path | None, form: str, signals: _Signals) -> bool:
+def _demonstrate(
+    path: Path | None, count: int, keep: bool, stay: bool, svg: Path | None, form: str, signals: _Signals
+) -> bool:
     """Everything between taking the signals and giving them back; whether all went well."""
     from .demo_fleet import Fleet
     from .demo_report import Report
@@ -133,6 +141,8 @@ def _demonstrate(path: Path | None, count: int, keep: bool, svg: Path | None, fo
                 report.kept = _kept(fleet, fleet.keep())
             _tell(report, form, svg)
             is_kept = keep
+            if stay:
+                _stay(fleet, report, form, signals)
     except (MeshError, Failed, BaseExceptionGroup) as error:
         if signals.taken is None:
             raise _explained(error, fleet) from error
@@ -159,6 +169,41 @@ def _run(path: Path, fleet: Fleet, report: Report, screen: Screen, signals: _Sig
                 signals.on_signal(None)
 
     trio.run(main)
+
+
+def _stay(fleet: Fleet, report: Report, form: str, signals: _Signals) -> None:
+    """Let the nodes run until a signal comes. Ctrl+C is the end that was waited for, and no interruption."""
+    import trio
+
+    if form != "json":
+        _explain(fleet.folder, report)
+    sys.stdout.flush()
+
+    async def wait() -> None:
+        token, asked = trio.lowlevel.current_trio_token(), trio.Event()
+        signals.on_signal(lambda: token.run_sync_soon(asked.set, idempotent=True))
+        try:
+            await asked.wait()
+        finally:
+            signals.on_signal(None)
+
+    trio.run(wait)
+    if signals.taken == signal.SIGINT:
+        signals.taken = None
+
+
+def _explain(folder: Path, report: Report) -> None:
+    home, name = shlex.quote(str(folder)), report.nodes[0].name
+    lines = (
+        "",
+        "The nodes run until Ctrl+C. Look around:",
+        f"  dashboard:    {report.dashboard}",
+        f"  again:        BMS_HOME={home} bms dashboard --node {name}",
+        f"  a terminal:   BMS_HOME={home} bms top --node {name}",
+        f"  end one:      BMS_HOME={home} bms drain --node {report.nodes[-1].name}",
+    )
+    for line in lines:
+        click.echo(line)
 
 
 def _screen(report: Report, form: str) -> Screen:
@@ -189,7 +234,12 @@ def _kept(fleet: Fleet, holder: int) -> dict[str, Any]:
         "home": str(fleet.folder),
         "stop_pid": holder,
         "nodes": [
-            {"name": member.name, "pid": member.process.pid, "folder": str(member.folder)}
+            {
+                "name": member.name,
+                "pid": member.process.pid,
+                "folder": str(member.folder),
+                "http_url": member.ready.get("http_url"),
+            }
             for member in fleet.members
             if member.process is not None
         ],
@@ -203,6 +253,7 @@ def _explain_kept(kept: dict[str, Any]) -> None:
         f"The nodes go on. Their files are in {home}",
         f"  ask one:      BMS_HOME={home} bms nodes --node {node}",
         f"                BMS_HOME={home} bms ls --node {node}",
+        f"  dashboard:    BMS_HOME={home} bms dashboard --node {node}",
         f"  stop one:     BMS_HOME={home} bms drain --node {node}",
         f"  stop all:     kill {kept['stop_pid']}",
         f"  then remove:  rm -r {home}",

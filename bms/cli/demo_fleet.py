@@ -92,7 +92,7 @@ class Fleet:
         """Start a node's process; returns the end of a pipe on which it will say that it is ready."""
         told, tell = os.pipe()
         command = [sys.executable, "-P", "-m", "bms", "up", "--dev", "--exit-with-stdin", "-o", "json"]
-        command += ["--home", str(self.folder), "--mesh", MESH, "--name", member.name]
+        command += ["--home", str(self.folder), "--mesh", MESH, "--name", member.name, "--http", "127.0.0.1:0"]
         try:
             with open(self.log_path(member), "ab") as log:
                 member.process = subprocess.Popen(  # noqa: S603 - our own interpreter and program

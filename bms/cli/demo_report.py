@@ -35,7 +35,10 @@ class Phase:
 
 @attrs.define
 class NodeRow:
-    """One node, over all its lives. `seconds`: after the last file was acknowledged, until it held all of them."""
+    """One node, over all its lives. `seconds`: after the last file was acknowledged, until it held all of them.
+
+    `http_url` is where its API and dashboard are in its present life.
+    """
 
     name: str
     node_id: str = ""
@@ -46,6 +49,7 @@ class NodeRow:
     seconds: float | None = None
     wire_bytes: int = 0
     wire_bytes_before: int = 0
+    http_url: str | None = None
 
 
 @attrs.define
@@ -89,6 +93,8 @@ class Report:
     problems: list[str] = attrs.Factory(list)
     problems_more: int = 0
     kept: dict[str, Any] | None = None
+    dashboard: str | None = None
+    """A link that opens the first node's dashboard, once; good while the nodes run."""
 
     def problem(self, text: str) -> None:
         """Note what is not as promised."""
@@ -121,4 +127,5 @@ class Report:
             "changes": None if self.changes is None else attrs.asdict(self.changes),
             "problems": self.problems,
             "kept": self.kept,
+            "dashboard": self.dashboard,
         }

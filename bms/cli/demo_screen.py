@@ -19,7 +19,7 @@ import trio
 
 from ..log import printable
 from .demo_report import NodeRow, Phase, Report
-from .output import print_table
+from .output import print_table, size_text
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -28,21 +28,12 @@ __all__ = ["LineScreen", "LiveScreen", "Screen", "file_count", "picture", "size_
 
 FRAMES_PER_S = 10
 _COLUMNS = ("node", "id", "state", "entries", "bytes", "equal", "equal after", "on the wire")
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _STATE_STYLES = {"running": "green", "killed": "bold red", "restarting": "yellow", "catching up": "yellow"}
 
 
 def file_count(count: int) -> str:
     """A number of files."""
     return "1 file" if count == 1 else f"{count:,} files"
-
-
-def size_text(size: float) -> str:
-    """A number of bytes in decimal units."""
-    unit = 0
-    while size >= 1000 and unit < len(_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{size:,.0f} {_UNITS[unit]}" if unit == 0 else f"{size:,.1f} {_UNITS[unit]}"
 
 
 def _cells(row: NodeRow) -> tuple[str, ...]:
@@ -97,6 +88,9 @@ class Screen:
     def ended(self, phase: Phase) -> None:
         """A phase is over."""
 
+    def opened(self, link: str) -> None:
+        """The dashboard can be looked at."""
+
     async def run(self) -> None:
         """Draw until cancelled."""
 
@@ -107,9 +101,16 @@ class Screen:
 class LineScreen(Screen):
     """For pipes and files: lines as things are done."""
 
+    _link = ""
+
     def ended(self, phase: Phase) -> None:
         """Its line."""
-        click.echo(f"{phase.seconds or 0.0:8.2f} s  {phase.title}: {printable(phase.detail)}")
+        click.echo(f"{phase.seconds or 0.0:8.2f} s  {phase.title}: {printable(phase.detail)}{self._link}")
+        self._link = ""
+
+    def opened(self, link: str) -> None:
+        """Say where, on the line of the phase."""
+        self._link = f"; dashboard, while this runs: {link}"
 
     def finish(self) -> None:
         """The table, and what came out."""
@@ -208,7 +209,11 @@ def picture(report: Report, *, fancy: bool = True, finished: bool = False) -> Re
     from rich.text import Text
 
     title = Text.assemble(("bms demo", "bold"), " ", printable(report.path))
-    parts: list[RenderableType] = [title, "", _phases(report, fancy)]
+    parts: list[RenderableType] = [title]
+    if report.dashboard is not None and not finished:
+        link = (report.dashboard, "cyan underline")
+        parts.append(Text.assemble("dashboard, while this runs: ", link, overflow="fold"))
+    parts += ["", _phases(report, fancy)]
     if report.nodes:
         parts += ["", _nodes(report)]
     if finished:

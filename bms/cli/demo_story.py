@@ -27,6 +27,7 @@ import trio
 from ..config import Config
 from ..errors import MeshError
 from ..values import NodeState
+from .dashboard import login_link
 from .demo_fleet import Fleet, Member
 from .demo_proof import Content, Proof, draw, flow
 from .demo_report import Change, Killed, NodeRow, Phase, Report
@@ -41,6 +42,7 @@ _SAMPLE_S = 0.25
 _LINKED_S = 60.0
 _STALLED_S = 60.0
 _NOTICED_S = 60.0
+_LINK_S = 3600.0
 _DISK_FACTOR = 2.2  # a value is in the database and, until the next checkpoint, in its log
 _DISK_HEADROOM = 64 * 1024 * 1024
 _CHANGED_MAX, _ADDED, _DELETED_MAX = 200, 100, 100
@@ -141,6 +143,7 @@ class _Story:
         await self.nursery.start(self.fleet.serve, member)
         row = self.rows[member.name]
         row.node_id, row.state = member.ready["node_id"], "running"
+        row.http_url = member.ready["http_url"]
 
     async def start(self) -> None:
         """Start all, and wait until each is linked with all others."""
@@ -159,6 +162,13 @@ class _Story:
                 words = self.fleet.last_words(self.fleet.members[phase.done])
                 raise Failed(f"the nodes did not all find each other within {_LINKED_S:.0f} s; a log ends: {words}")
             phase.detail = f"{count} processes on loopback, every two linked by mutual TLS"
+            await self.open_dashboard()
+
+    async def open_dashboard(self) -> None:
+        """Have a link to the dashboard of the first node shown."""
+        found = await self.fleet.members[0].watch.login(ttl_s=_LINK_S)
+        self.report.dashboard = login_link(found["http_url"], found["code"])
+        self.screen.opened(self.report.dashboard)
 
     # ------------------------------------------------------------------ store, replicate
 

@@ -5,6 +5,9 @@
 `--node` is the name of a node or of its folder, a NodeId or the beginning of one, or the path of a folder elsewhere.
 If exactly one node that fits answers, it is taken; otherwise the error lists those that do. A node that does not
 answer within `ANSWER_S` counts as not running.
+
+Commands that need no more than HTTP offers take `--url` as well (`any_node`, `open_node`): the node that is meant is
+the one behind that, wherever it is (`remote`).
 """
 
 from __future__ import annotations
@@ -24,8 +27,20 @@ from ..config import home as default_home
 from ..control import SOCKET_NAME, ControlClient, Status, open_control
 from ..errors import MeshError, NotFoundError, UnreachableError
 from ..values import Node, NodeState
+from .remote import TOKEN_VARIABLE, AnyNode, Remote, open_remote, read_token
 
-__all__ = ["ANSWER_S", "Choice", "local_node", "node_options", "open_local", "resolve"]
+__all__ = [
+    "ANSWER_S",
+    "Choice",
+    "any_node",
+    "any_node_options",
+    "find_local",
+    "local_node",
+    "node_options",
+    "open_local",
+    "open_node",
+    "resolve",
+]
 
 ANSWER_S = 2.0
 _PREFIX_MIN = 4
@@ -35,11 +50,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @attrs.frozen
 class Choice:
-    """What `--home`, `--mesh` and `--node` said."""
+    """What `--home`, `--mesh` and `--node` said; or `--url` and what goes with it."""
 
     home: Path
     mesh: str | None
     node: str | None
+    remote: Remote | None = None
 
     def sockets(self) -> list[Path]:
         """Where nodes that fit may be answering, whether they do or not."""
@@ -65,6 +81,47 @@ def node_options(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(home: Path | None, mesh: str | None, node: str | None, **arguments: Any) -> None:
         function(Choice(home or default_home(), mesh, node), **arguments)
+
+    return command
+
+
+def any_node_options(function: Callable[..., None]) -> Callable[..., None]:
+    """The same, and those that name a node by its URL."""
+
+    @click.option("--url", metavar="URL", help="A node's HTTP interface, https://host:port, instead.")
+    @click.option("--token", metavar="FILE", help=f"With --url: a file with its token, or '-' [{TOKEN_VARIABLE}].")
+    @click.option("--fingerprint", metavar="HEX", help="With --url: the SHA-256 of its certificate.")
+    @click.option(
+        "--ca", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="With --url: authorities to trust."
+    )
+    @node_options
+    @functools.wraps(function)
+    def command(
+        choice: Choice, url: str | None, token: str | None, fingerprint: str | None, ca: Path | None, **arguments: Any
+    ) -> None:
+        if url is None:
+            if (token, fingerprint, ca) != (None, None, None):
+                raise click.UsageError("--token, --fingerprint and --ca go with --url")
+        else:
+            if (choice.mesh, choice.node) != (None, None):
+                raise click.UsageError("--url says which node; leave out --mesh and --node")
+            choice = attrs.evolve(choice, remote=Remote(url, read_token(token), fingerprint, ca))
+        function(choice, **arguments)
+
+    return command
+
+
+def any_node(function: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Make a command of an async function whose first argument is the node that is meant, here or behind `--url`."""
+
+    @any_node_options
+    @functools.wraps(function)
+    def command(choice: Choice, **arguments: Any) -> None:
+        async def act() -> None:
+            async with open_node(choice) as node:
+                await function(node, **arguments)
+
+        trio.run(act)
 
     return command
 
@@ -127,6 +184,21 @@ def _listed(found: list[tuple[Path, Status]]) -> str:
     return ", ".join(f"{status.mesh_name}/{path.parent.name} ({status.node_id[:8]})" for path, status in found)
 
 
+async def find_local(choice: Choice) -> tuple[Path | None, set[Path]]:
+    """The socket of the one node that fits, None if there is none; and the folders of all that answer in the home.
+
+    A usage error if several fit.
+    """
+    everywhere = attrs.evolve(choice, mesh=None, node=None).sockets()
+    found = await _answering(dict.fromkeys([*choice.sockets(), *everywhere]))
+    fitting = [
+        (path, status) for path, status in found if path in choice.sockets() and _fits(path, status, choice.node)
+    ]
+    if len(fitting) > 1:
+        raise click.UsageError(f"several nodes fit; choose one with --node (and --mesh): {_listed(fitting)}")
+    return (fitting[0][0] if fitting else None), {path.parent.resolve() for path, _ in found}
+
+
 @asynccontextmanager
 async def open_local(choice: Choice) -> AsyncIterator[ControlClient]:
     """A connection to the one node that fits; UnreachableError if there is none, a usage error if there are several."""
@@ -140,6 +212,17 @@ async def open_local(choice: Choice) -> AsyncIterator[ControlClient]:
         raise click.UsageError(f"several nodes fit; choose one with --node (and --mesh): {_listed(fitting)}")
     async with open_control(fitting[0][0]) as client:
         yield client
+
+
+@asynccontextmanager
+async def open_node(choice: Choice) -> AsyncIterator[AnyNode]:
+    """The node that is meant, here or behind `--url`."""
+    if choice.remote is not None:
+        async with open_remote(choice.remote) as remote:
+            yield remote
+    else:
+        async with open_local(choice) as client:
+            yield client
 
 
 def resolve(nodes: list[Node], text: str) -> Node:

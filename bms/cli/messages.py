@@ -1,4 +1,4 @@
-"""`bms send`, `broadcast` and `listen`: messages through this machine's node.
+"""`bms send`, `broadcast` and `listen`: messages through a node.
 
 `listen` shares the topics of the node: a message that waited for a first subscriber goes to whoever comes first.
 """
@@ -11,11 +11,11 @@ import time
 import click
 import trio
 
-from ..control import ControlClient
 from ..log import printable
 from ..values import Message, Missed
-from .local import Choice, local_node, node_options, open_local, resolve
+from .local import Choice, any_node, any_node_options, open_node, resolve
 from .output import json_option, print_json, read_input, show_bytes
+from .remote import AnyNode
 
 __all__ = ["broadcast", "listen", "send"]
 
@@ -30,7 +30,7 @@ _topic = click.option("--topic", default="", help="The topic; without it the emp
     "--deadline", "deadline_s", type=click.FloatRange(min=0, min_open=True), default=5.0, show_default=True,
     help="Seconds to go on trying.",
 )  # fmt: skip
-@node_options
+@any_node_options
 def send(choice: Choice, target: str, body: str | None, topic: str, deadline_s: float) -> None:
     """Send a message to one node.
 
@@ -40,7 +40,7 @@ def send(choice: Choice, target: str, body: str | None, topic: str, deadline_s: 
     content = read_input(body, "BODY")
 
     async def act() -> None:
-        async with open_local(choice) as client:
+        async with open_node(choice) as client:
             to = resolve(await client.nodes(), target)
             await client.send(to.node_id, content, topic=topic, deadline_s=deadline_s)
 
@@ -50,7 +50,7 @@ def send(choice: Choice, target: str, body: str | None, topic: str, deadline_s: 
 @click.command()
 @click.argument("body", required=False)
 @_topic
-@node_options
+@any_node_options
 def broadcast(choice: Choice, body: str | None, topic: str) -> None:
     """Send a message to all nodes.
 
@@ -59,7 +59,7 @@ def broadcast(choice: Choice, body: str | None, topic: str) -> None:
     content = read_input(body, "BODY")
 
     async def act() -> int:
-        async with open_local(choice) as client:
+        async with open_node(choice) as client:
             return await client.broadcast(content, topic=topic)
 
     count = trio.run(act)
@@ -98,8 +98,8 @@ def _show(message: Message | Missed, form: str) -> None:
 @_topic
 @click.option("--count", type=click.IntRange(min=1), help="End after so many messages.")
 @json_option
-@local_node
-async def listen(client: ControlClient, topic: str, count: int | None, form: str) -> None:
+@any_node
+async def listen(client: AnyNode, topic: str, count: int | None, form: str) -> None:
     """Print messages as they come.
 
     One line each. JSON gives the body as text, null where it is none, and as base64. What had come for this command

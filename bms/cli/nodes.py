@@ -12,9 +12,10 @@ import trio
 from ..control import ControlClient
 from ..control.answers import plain
 from ..errors import DeliveryError
-from .local import local_node, resolve
+from .local import any_node, local_node, resolve
 from .output import age, json_option, print_json, print_pairs, print_table
 from .program import Failed
+from .remote import AnyNode
 
 __all__ = ["drain", "nodes", "status", "sync"]
 
@@ -24,11 +25,11 @@ DRAIN_S = 660.0  # above the largest limits.drain_timeout_s
 @click.command()
 @click.option("--state", type=click.Choice(["alive", "suspect", "failed", "left"]), help="Only nodes in this state.")
 @json_option
-@local_node
-async def nodes(client: ControlClient, state: str | None, form: str) -> None:
+@any_node
+async def nodes(client: AnyNode, state: str | None, form: str) -> None:
     """List the nodes of the mesh.
 
-    As the node of this machine sees them, itself first.
+    As the node of this machine sees them, or the one behind --url, itself first.
     """
     found = await client.nodes(state)
     if form == "json":
@@ -52,8 +53,8 @@ async def nodes(client: ControlClient, state: str | None, form: str) -> None:
 
 @click.command()
 @json_option
-@local_node
-async def status(client: ControlClient, form: str) -> None:
+@any_node
+async def status(client: AnyNode, form: str) -> None:
     """Show a running node in short.
 
     Nodes whose fingerprints are equal hold the same data. Below it stands where the node has looked for others, and
@@ -78,8 +79,8 @@ async def status(client: ControlClient, form: str) -> None:
 @click.command()
 @click.argument("peers", nargs=-1, metavar="[NODE]...")
 @json_option
-@local_node
-async def sync(client: ControlClient, peers: tuple[str, ...], form: str) -> None:
+@any_node
+async def sync(client: AnyNode, peers: tuple[str, ...], form: str) -> None:
     """Reconcile the data with other nodes now.
 
     With those named (id, its beginning, or name), or with all that are connected. Fails if one could not be brought to

@@ -8,20 +8,34 @@ user's own value holds is written as it is.
 from __future__ import annotations
 
 import json
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from ..log import printable
 
-__all__ = ["age", "json_option", "print_json", "print_pairs", "print_table", "read_input", "show_bytes"]
+__all__ = [
+    "age",
+    "json_option",
+    "print_json",
+    "print_pairs",
+    "print_table",
+    "read_input",
+    "show_bytes",
+    "size_text",
+    "write_file",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 INPUT_BYTES_MAX = 1 << 30
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def json_option(function: F) -> F:
@@ -77,6 +91,14 @@ def age(seen: float | None) -> str:
     return f"{seconds:.1f} s"
 
 
+def size_text(size: float) -> str:
+    """A number of bytes in decimal units."""
+    unit = 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:,.0f} {_UNITS[unit]}" if unit == 0 else f"{size:,.1f} {_UNITS[unit]}"
+
+
 def show_bytes(raw: bytes) -> str:
     """Bytes as text, what is not UTF-8 as escapes."""
     return raw.decode("utf-8", "backslashreplace")
@@ -95,3 +117,21 @@ def read_input(given: str | None, what: str) -> bytes:
     if len(data) > INPUT_BYTES_MAX:
         raise click.UsageError("standard input holds more than 1 GiB")
     return data
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Make or replace a file as a whole; one line says why if that cannot be, and then nothing has changed."""
+    try:
+        descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                mask = os.umask(0)
+                os.umask(mask)
+                os.fchmod(descriptor, 0o666 & ~mask)
+                file.write(content)
+            os.replace(scratch, path)
+        except BaseException:
+            os.unlink(scratch)
+            raise
+    except OSError as error:
+        raise click.ClickException(f"cannot write {path}: {error.strerror}") from error

@@ -12,11 +12,14 @@ import importlib
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from ..errors import MeshError, UnreachableError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 __all__ = ["COMMANDS", "Failed", "LazyGroup", "root", "run"]
 
@@ -27,6 +30,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("bms.cli.nodes:status", "Show a running node in short."),
     "sync": ("bms.cli.nodes:sync", "Reconcile the data with other nodes now."),
     "drain": ("bms.cli.nodes:drain", "Let a running node finish, leave the mesh and end."),
+    "top": ("bms.cli.top:top", "Watch a running node and its mesh live."),
+    "health": ("bms.cli.health:health", "Say whether a running node is well."),
+    "report": ("bms.cli.report:report", "Write a report of a running node."),
+    "dashboard": ("bms.cli.dashboard:dashboard", "Open the dashboard of a running node."),
+    "doctor": ("bms.cli.doctor:doctor", "Find out what is wrong here, and what to do about it."),
     "put": ("bms.cli.data:put", "Store a value."),
     "get": ("bms.cli.data:get", "Write a value to standard output."),
     "ls": ("bms.cli.data:ls", "List keys."),
@@ -37,7 +45,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "config": ("bms.cli.settings:config", "Check and show settings."),
     "step": ("bms.cli.step:step", "Take a Bellande step from one position towards another."),
     "step experiment": ("bms.cli.step:experiment", "Walk the published experiment of the Bellande step."),
+    "token": ("bms.cli.token:token", "Tokens of the HTTP interface."),
     "identity": ("bms.cli.identity:identity", "Make identities for other machines."),
+    "completion": ("bms.cli.completion:completion", "Print the script that completes commands in a shell."),
 }
 
 EXIT_FAILED, EXIT_USAGE, EXIT_UNREACHABLE, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -69,11 +79,23 @@ class LazyGroup(click.Group):
         """As click does, with commands of two words and a guess at what was meant."""
         if (two := " ".join(args[:2])) in COMMANDS and len(args) > 1:
             return two, self.get_command(ctx, two), args[2:]
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+        is_unknown = bool(args) and args[0] not in COMMANDS and not args[0].startswith("-")
+        if is_unknown and not ctx.resilient_parsing:  # a shell that completes a line wants no errors
             close = difflib.get_close_matches(args[0], COMMANDS, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
             ctx.fail(f"There is no command {args[0]!r}.{hint}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What may stand here, without loading a command: completing is done while somebody types."""
+        from click.shell_completion import CompletionItem
+
+        words = [
+            CompletionItem(name, help=text)
+            for name, (_, text) in COMMANDS.items()
+            if name.startswith(incomplete) and " " not in name
+        ]
+        return [*words, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List them without loading them."""
@@ -135,7 +157,7 @@ def _end_by_system(error: OSError) -> NoReturn:
 def run() -> NoReturn:
     """Run the command line and end the process with its status."""
     try:
-        root(prog_name="bms", standalone_mode=False)
+        status = root(prog_name="bms", standalone_mode=False)
     except click.exceptions.Exit as ended:
         sys.exit(ended.exit_code)
     except (click.Abort, KeyboardInterrupt):
@@ -158,4 +180,4 @@ def run() -> NoReturn:
             raise
         _complain(str(found))
         sys.exit(EXIT_UNREACHABLE if isinstance(found, UnreachableError) else EXIT_FAILED)
-    sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)  # click gives back the status of a command that raised Exit

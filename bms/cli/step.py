@@ -49,8 +49,13 @@ def _position(ctx: click.Context, param: click.Parameter, value: str) -> list[fl
         raise click.BadParameter(f"{value!r} is not a position like 0,0,0") from error
 
 
+def _second_word(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """What a shell may complete in the place of a position: the commands of two words."""
+    return [word for word in ("experiment",) if word.startswith(incomplete)]
+
+
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.argument("node0", callback=_position)
+@click.argument("node0", callback=_position, shell_complete=_second_word)
 @click.argument("node1", callback=_position)
 @click.option("--limit", type=float, default=75.0, show_default=True, help="The longest step.")
 @click.option("--path", is_flag=True, help="All steps to NODE1, where each ends.")

@@ -11,8 +11,9 @@
 Standard output carries one line, once the node serves: `ready NODE_ID ADDRESS`, or JSON. The log goes to standard
 error.
 
-Its defaults differ from the library's where a program of its own wants others: it listens on every interface at port
-7800 (with --dev: on loopback, at a free port), and founds a mesh where nothing says how to get into one.
+Its defaults differ from the library's where a program of its own wants others: see `defaults`. HTTP and HTTPS that
+nobody has asked for are served if that can be: where their port is taken, HTTP takes a free one (`bms dashboard` and
+`bms status` know which), HTTPS stays off, since others could not know where else to look; the log says so.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ import json
 import logging
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,14 @@ from typing import Any
 import click
 import trio
 
-from ..config import Config, home, load
+from ..config import Config, home
 from ..control import SOCKET_NAME
 from ..control.server import serve_control
 from ..errors import ConfigError, MeshError, UnreachableError
 from ..log import configure
 from ..mesh import Mesh, open_mesh
+from ..values import Address
+from .defaults import Wishes, up_config
 from .notify import Notifier
 from .output import json_option
 from .program import Failed
@@ -44,7 +46,9 @@ __all__ = ["up"]
 
 log = logging.getLogger("bms.cli")
 
-PORT = 7800
+Read = Callable[[], tuple[Config, Wishes]]
+"""Reads all settings anew."""
+
 _READ_BYTES = 1 << 12
 _NO_IDENTITY = (
     "this node has no identity yet. Give one of: --identity FOLDER, made by `bms identity issue` where the mesh was"
@@ -82,7 +86,7 @@ class _Ending:
         self.ask()
 
 
-async def _serve(read: Callable[[], Config], config: Config, form: str, *, exit_with_stdin: bool) -> None:
+async def _serve(read: Read, config: Config, wishes: Wishes, form: str, *, exit_with_stdin: bool) -> None:
     notify = Notifier.from_environment()
     ending = _Ending(notify)
     with (
@@ -98,6 +102,7 @@ async def _serve(read: Callable[[], Config], config: Config, form: str, *, exit_
                 async with open_mesh(config) as mesh, trio.open_nursery() as control:
                     path = _folder(mesh) / SOCKET_NAME
                     await control.start(_serve_control, mesh, path, ending)
+                    await _serve_http(mesh, wishes)
                     ending.is_serving = True
                     control.start_soon(_reload_on_hangup, mesh, read, hangups)
                     _announce(mesh, path, form)
@@ -112,10 +117,35 @@ async def _serve_control(mesh: Mesh, path: Path, ending: _Ending, *, task_status
     await serve_control(mesh, path, on_stop=ending.ask, task_status=task_status)
 
 
-async def _reload_on_hangup(mesh: Mesh, read: Callable[[], Config], hangups: AsyncIterator[int]) -> None:
+async def _serve_http(mesh: Mesh, wishes: Wishes) -> None:
+    """Serve HTTP and HTTPS where nobody has said where, or said no."""
+    if wishes.http is not None:
+        try:
+            await mesh.start_http_server(wishes.http)
+        except UnreachableError as error:
+            url = await mesh.start_http_server(Address(wishes.http.host, 0))
+            log.warning("HTTP is at %s, since this node %s", url, str(error).partition(";")[0])
+    if wishes.https is not None:
+        try:
+            await mesh.start_https_server(wishes.https)
+        except UnreachableError as error:
+            log.warning("HTTPS is off, set https_address to choose another port: %s", error)
+
+
+def _kept(mesh: Mesh, config: Config, wishes: Wishes) -> Config:
+    """Settings with the servers that go on because still nobody says otherwise."""
+    fields: dict[str, Any] = {}
+    if wishes.http is not None:
+        fields["http_address"] = mesh.config.http_address
+    if wishes.https is not None:
+        fields["https_address"] = mesh.config.https_address
+    return config.evolve(**fields)
+
+
+async def _reload_on_hangup(mesh: Mesh, read: Read, hangups: AsyncIterator[int]) -> None:
     async for _ in hangups:
         try:
-            done = await mesh.reconfigure(read())
+            done = await mesh.reconfigure(_kept(mesh, *read()))
         except MeshError as error:
             log.error("not reloaded, nothing has changed: %s", error)
             continue
@@ -141,23 +171,20 @@ def _announce(mesh: Mesh, path: Path, form: str) -> None:
         "mesh_id": mesh.mesh_id,
         "folder": str(path.parent),
         "pid": os.getpid(),
+        "http_url": mesh.http_url,
+        "https_url": mesh.https_url,
     }
     click.echo(json.dumps(fields))
-
-
-def _config(file: Path | None, given: dict[str, Any]) -> Config:
-    """The settings in force, with the program's own defaults where no source says otherwise."""
-    everywhere = f"[::]:{PORT}" if socket.has_dualstack_ipv6() else f"0.0.0.0:{PORT}"
-    config = load(file, os.environ, given, {"listen_address": everywhere})
-    if config.dev_mode:
-        return load(file, os.environ, given, {"listen_address": "127.0.0.1:0"})
-    knows_a_way_in = config.cert_path is not None or config.bootstrap_nodes
-    return load(file, os.environ, given, {"listen_address": everywhere, "found_mesh": not knows_a_way_in})
 
 
 @click.command()
 @click.option("--config", "file", type=click.Path(dir_okay=False, path_type=Path), help="A TOML file of settings.")
 @click.option("--listen", metavar="ADDRESS", help="Where to listen, host:port [[::]:7800, with --dev 127.0.0.1:0].")
+@click.option("--http", metavar="ADDRESS", help="Where HTTP is served [127.0.0.1:7801, or a free port].")
+@click.option(
+    "--https", metavar="ADDRESS", help="Where HTTPS is served [[::]:7802 if that is free, with --dev nowhere]."
+)
+@click.option("--no-http", is_flag=True, help="Serve neither.")
 @click.option("--mesh", metavar="NAME", help="The mesh's name on this machine.")
 @click.option("--name", metavar="NAME", help="The node's name.")
 @click.option("--bootstrap", multiple=True, metavar="ADDRESS", help="A node to dial first; may be repeated.")
@@ -179,6 +206,7 @@ def up(
     home_folder: Path | None,
     pairs: tuple[str, ...],
     form: str,
+    no_http: bool,
     exit_with_stdin: bool,
     **options: Any,
 ) -> None:
@@ -191,13 +219,13 @@ def up(
         os.environ["BMS_HOME"] = str(home_folder)
     given = _given(options) | overrides(pairs)
 
-    def read() -> Config:
-        return _config(file, given)
+    def read() -> tuple[Config, Wishes]:
+        return up_config(file, os.environ, given, serve_http=not no_http)
 
-    config = read()
+    config, wishes = read()
     configure(config.log.level, config.log.format)
     try:
-        trio.run(lambda: _serve(read, config, form, exit_with_stdin=exit_with_stdin))
+        trio.run(lambda: _serve(read, config, wishes, form, exit_with_stdin=exit_with_stdin))
     except* UnreachableError as group:
         raise Failed(str(group.exceptions[0])) from None  # its own address, not another node
     except* ConfigError as group:
@@ -212,6 +240,8 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
     identity = options["identity"]
     settings = {
         "listen_address": options["listen"],
+        "http_address": options["http"],
+        "https_address": options["https"],
         "mesh_name": options["mesh"],
         "node_name": options["name"],
         "bootstrap_nodes": options["bootstrap"] or None,

@@ -16,6 +16,7 @@ are known, and refused with those words when they are used).
 from .settings import (
     Config,
     GossipConfig,
+    HttpConfig,
     LimitsConfig,
     LogConfig,
     StoreConfig,
@@ -29,6 +30,7 @@ from .sources import home
 __all__ = [
     "Config",
     "GossipConfig",
+    "HttpConfig",
     "LimitsConfig",
     "LogConfig",
     "StoreConfig",

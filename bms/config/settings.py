@@ -32,8 +32,10 @@ from .sources import Gathered, gather, parse_text, require_known
 
 __all__ = [
     "GROUPS",
+    "TLS_SUITES",
     "Config",
     "GossipConfig",
+    "HttpConfig",
     "LimitsConfig",
     "LogConfig",
     "StoreConfig",
@@ -51,6 +53,17 @@ FRAME_HEADROOM = 1024  # what surrounds a body in its frame: type, id, boot, cou
 _SRV_NAME = re.compile(
     r"dns\+srv://(?=.{1,253}$)_[a-z0-9-]{1,15}\._tcp(\.\w([\w-]{0,61}\w)?)+\.?", re.ASCII | re.IGNORECASE
 )
+
+# RFC 5289 and 7905: the suites of TLS 1.2 with forward secrecy and authenticated encryption, by OpenSSL's name.
+TLS_SUITES = {
+    f"TLS_ECDHE_{key}_WITH_{cipher}": f"ECDHE-{key}-{short}"
+    for key in ("ECDSA", "RSA")
+    for cipher, short in (
+        ("AES_128_GCM_SHA256", "AES128-GCM-SHA256"),
+        ("AES_256_GCM_SHA384", "AES256-GCM-SHA384"),
+        ("CHACHA20_POLY1305_SHA256", "CHACHA20-POLY1305"),
+    )
+}
 
 _TICKET_HINT = "join tickets are not in this version; give the address of a node as host:port"
 
@@ -91,6 +104,13 @@ def _check_bootstrap(nodes: tuple[str, ...]) -> str | None:
         wrong = _check_dialable(node)
         if wrong is not None:
             return wrong if ":" in node or len(node) < 40 else _TICKET_HINT
+    return None
+
+
+def _check_suites(names: tuple[str, ...]) -> str | None:
+    for name in names:
+        if name not in TLS_SUITES:
+            return f"of TLS 1.2 there are {', '.join(TLS_SUITES)}; not {name!r}"
     return None
 
 
@@ -242,6 +262,103 @@ class StoreConfig:
 
 
 @attrs.frozen(kw_only=True)
+class HttpConfig:
+    """The HTTP interface: its bounds, its certificate, and who may use it from where."""
+
+    connections_max: int = count(
+        (256, 1, 100_000),
+        "Connections at once, of HTTP and HTTPS together. Beyond it the one that has been idle longest gives way.",
+        "each costs a file descriptor and about 50 KiB",
+    )
+    connections_per_address_max: int = count(
+        (64, 1, 100_000),
+        "The same for one address (of IPv6: one /64).",
+        "behind a proxy all clients have one address",
+    )
+    requests_per_s: float = number(
+        (200.0, 0.1, 1_000_000),
+        "Requests a second of one address; twice as many may come at once. Others get 429, or no connection.",
+        "one request costs 1 ms of CPU and more, which the mesh does not get",
+    )
+    header_timeout_s: float = seconds(
+        (10.0, 0.1, 600),
+        "How long the TLS handshake, and then the header of a request, may take.",
+        "longer lets a slow client hold a connection longer",
+    )
+    body_timeout_s: float = seconds(
+        (30.0, 0.1, 3600),
+        "How long the body of a request may take, and one second more for each 16 KiB of it.",
+        "longer bears slower networks",
+    )
+    send_timeout_s: float = seconds(
+        (20.0, 0.1, 3600),
+        "How long a client may take for each 64 KiB of an answer; one that does not read loses its connection.",
+        "longer bears slower networks, and holds what waits to be sent",
+    )
+    idle_timeout_s: float = seconds(
+        (60.0, 0.1, 86_400),
+        "A connection without a request, or a WebSocket whose other end answers no ping, is closed after this.",
+        "longer saves clients that come back a handshake",
+    )
+    header_bytes_max: int = amount(
+        (32 * KIB, KIB, MIB),
+        "The longest header of one request; its line and all its fields.",
+        "memory for each connection",
+    )
+    body_bytes_max: int = amount(
+        (8 * MIB, KIB, GIB),
+        "The longest body of one request, and the longest WebSocket message.",
+        "a body is in memory as a whole: times `connections_max` that is what clients can take",
+    )
+    cert_path: Path | None = attrs.field(
+        default=None,
+        converter=to_path,
+        metadata=about(
+            "The certificate chain of HTTPS, PEM. Goes with `key_path`; read again when it changes.",
+            "without one the node makes one that no browser knows, and logs its fingerprint",
+        ),
+    )
+    key_path: Path | None = attrs.field(
+        default=None, converter=to_path, metadata=about("The private key of that certificate, PEM, not encrypted.")
+    )
+    client_ca_path: Path | None = attrs.field(
+        default=None,
+        converter=to_path,
+        metadata=about(
+            "Certificates, PEM: HTTPS takes only clients that show one issued by these.",
+            "a token is needed all the same",
+        ),
+    )
+    allowed_hosts: tuple[str, ...] = attrs.field(
+        default=(),
+        converter=to_texts,
+        metadata=about(
+            "Names, beside this machine's own and addresses, that requests may be sent to.",
+            "what is not allowed is refused: a page cannot have its own name point here (DNS rebinding)",
+        ),
+    )
+    allowed_origins: tuple[str, ...] = attrs.field(
+        default=(),
+        converter=to_texts,
+        metadata=about(
+            'Other origins whose pages may use the API (CORS), such as "https://dash.example.org". Empty: none.',
+            "their pages can do whatever the token allows that somebody gives them",
+        ),
+    )
+    events_kept: int = count(
+        (10_000, 1, 10_000_000),
+        "Events kept for clients that come back to where they were.",
+        "memory: some hundred bytes each",
+    )
+
+    def __attrs_post_init__(self) -> None:
+        check_fields(self, "http.")
+        for name, other in (("cert_path", "key_path"), ("key_path", "cert_path")):
+            if getattr(self, name) is None and getattr(self, other) is not None:
+                raise ConfigError(f"http.{name}", None, f"is missing: http.{other} is given, and the two go together")
+
+
+@attrs.frozen(kw_only=True)
 class LogConfig:
     """What `bms up` writes to standard error. A program that embeds a mesh configures `logging` itself."""
 
@@ -256,12 +373,28 @@ class LogConfig:
         "Lines for people, or one JSON object on each line for programs.",
         choices=("console", "json"),
     )
+    slow_operation_s: float = seconds(
+        (1.0, 0.001, 3600),
+        "A message, request, commit or round of synchronization that takes longer is logged, counted and reported.",
+        "shorter says more",
+    )
+    traces: bool = setting(
+        False,
+        "Make OpenTelemetry spans of sends, requests, writes and rounds. Needs the extra `otel`.",
+        "a span costs some 20 µs, and the exporter what it costs",
+    )
 
     def __attrs_post_init__(self) -> None:
         check_fields(self, "log.")
 
 
-GROUPS: dict[str, type[Any]] = {"gossip": GossipConfig, "limits": LimitsConfig, "store": StoreConfig, "log": LogConfig}
+GROUPS: dict[str, type[Any]] = {
+    "gossip": GossipConfig,
+    "limits": LimitsConfig,
+    "store": StoreConfig,
+    "http": HttpConfig,
+    "log": LogConfig,
+}
 _G = TypeVar("_G")
 
 
@@ -283,6 +416,10 @@ def _to_limits(value: LimitsConfig | Mapping[str, Any]) -> LimitsConfig:
 
 def _to_store(value: StoreConfig | Mapping[str, Any]) -> StoreConfig:
     return _to_group(StoreConfig, "store", value)
+
+
+def _to_http(value: HttpConfig | Mapping[str, Any]) -> HttpConfig:
+    return _to_group(HttpConfig, "http", value)
 
 
 def _to_log(value: LogConfig | Mapping[str, Any]) -> LogConfig:
@@ -373,7 +510,11 @@ class Config:
     tls_ciphers: tuple[str, ...] | None = attrs.field(
         default=None,
         converter=to_texts,
-        metadata=about("TLS 1.3 suites by IANA name. None: those of OpenSSL.", absent="a choice of TLS suites"),
+        metadata=about(
+            "The TLS 1.2 suites of HTTPS by IANA name; none named: TLS 1.3 alone. Links, which have only TLS 1.3, and "
+            "TLS 1.3 of HTTPS take OpenSSL's suites, which Python lets nobody choose.",
+            check=_check_suites,
+        ),
     )
     db_url: str | None = setting(
         None, "The database file, `sqlite:///path`. None: in the folder of the node.", check=_check_db_url
@@ -406,16 +547,22 @@ class Config:
         "Further attempts at a message whose link broke, within its deadline. It is never delivered twice.",
         "more survives a worse network",
     )
-    metrics_interval: float = attrs.field(
-        default=60.0,
-        converter=to_float,
-        metadata=about("Between two samples of the metrics.", unit="s", absent="metrics"),
+    metrics_interval: float = seconds(
+        (60.0, 0.1, 86_400),
+        "Between two samples of rates and latencies, for the plots of reports. The last 720 are kept.",
+        "shorter shows more detail, and less far back",
     )
-    http_address: str | None = setting(None, "Where the API and the dashboard listen.", absent="HTTP")
-    https_address: str | None = setting(None, "The same over TLS.", absent="HTTPS")
+    http_address: str | None = setting(
+        None,
+        'Where the API and the dashboard listen, "host:port"; port 0 takes a free one. None: nowhere.',
+        "tokens travel in clear text: loopback, or behind a proxy that speaks TLS; otherwise use `https_address`",
+        check=_check_address,
+    )
+    https_address: str | None = setting(None, "The same over TLS 1.2 or 1.3.", check=_check_address)
     gossip: GossipConfig = attrs.field(factory=GossipConfig, converter=_to_gossip)
     limits: LimitsConfig = attrs.field(factory=LimitsConfig, converter=_to_limits)
     store: StoreConfig = attrs.field(factory=StoreConfig, converter=_to_store)
+    http: HttpConfig = attrs.field(factory=HttpConfig, converter=_to_http)
     log: LogConfig = attrs.field(factory=LogConfig, converter=_to_log)
 
     def __attrs_post_init__(self) -> None:

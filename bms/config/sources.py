@@ -7,6 +7,7 @@ force.
     BMS_LISTEN_ADDRESS           listen_address
     BMS_LIMITS_FRAME_BYTES_MAX   limits.frame_bytes_max
     BMS_HOME                     no setting: the folder of all nodes (`home`)
+    BMS_TOKEN                    no setting: what commands show to a node behind `--url`
     BMS_FAILPOINTS               no setting: faults for tests (`bms.failpoints`)
 
 In the environment a list is separated by commas, a flag is true, false, 1, 0, yes or no, and an empty text stands for
@@ -37,7 +38,6 @@ Fields = Mapping[str, "attrs.Attribute[Any]"]
 """Every known setting by its dotted name."""
 
 _FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_LATER = {"http": "an HTTP server"}
 _SECTION = re.compile(r"^\s*\[\s*([^\[\]]+?)\s*\]\s*(#.*)?$")
 _KEY = re.compile(r"^\s*([A-Za-z0-9_.\"' -]+?)\s*=")
 
@@ -84,9 +84,6 @@ def require_known(fields: Fields, name: str, value: object, place: str = "") -> 
     if name in fields or name in groups:
         return
     suffix = f" ({place})" if place else ""
-    first = name.partition(".")[0]
-    if first in _LATER:
-        raise ConfigError(name, value, f"this version does not have {_LATER[first]}; leave the setting out{suffix}")
     raise ConfigError(name, value, f"there is no such setting{nearest(name, [*fields, *groups])}{suffix}")
 
 
@@ -161,7 +158,7 @@ def _take_file(found: Gathered, fields: Fields, path: Path) -> None:
 def _take_environment(found: Gathered, fields: Fields, environ: Mapping[str, str]) -> None:
     variables = {"BMS_" + name.upper().replace(".", "_"): name for name in fields}
     for variable in sorted(environ):
-        if not variable.startswith("BMS_") or variable in ("BMS_HOME", "BMS_FAILPOINTS"):
+        if not variable.startswith("BMS_") or variable in ("BMS_HOME", "BMS_TOKEN", "BMS_FAILPOINTS"):
             continue
         place = f"in the environment variable {variable}"
         if variable not in variables:

@@ -10,9 +10,10 @@ from typing import Any
 
 import attrs
 
+from ..config import Config, setting_fields
 from ..values import Address
 
-__all__ = ["CANCEL", "COMMANDS_MAX", "Status", "plain"]
+__all__ = ["CANCEL", "COMMANDS_MAX", "Status", "plain", "settings"]
 
 CANCEL = "cancel"
 COMMANDS_MAX = 64
@@ -24,7 +25,8 @@ class Status:
     """A running node in short. `nodes` counts members by state; `bytes` are those of all values; times in seconds.
 
     Two nodes with equal `fingerprint` hold the same data. `position` counts what this store has applied in `epoch`.
-    `discovery` lists where it has looked for others: source, candidate, outcome, when (Unix seconds).
+    `discovery` lists where it has looked for others: source, candidate, outcome, when (Unix seconds). `http_url` and
+    `https_url` are where its API and dashboard are, None where they are off.
     """
 
     node_id: str
@@ -45,6 +47,8 @@ class Status:
     epoch: str
     fingerprint: str
     discovery: list[dict[str, Any]]
+    http_url: str | None = None
+    https_url: str | None = None
 
 
 def plain(value: Any) -> Any:
@@ -58,3 +62,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return str(value) if isinstance(value, str) else value
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """Every setting by its dotted name, as `plain` values."""
+    found: dict[str, Any] = {}
+    for name in setting_fields():
+        group, _, key = name.rpartition(".")
+        found[name] = plain(getattr(getattr(config, group) if group else config, key))
+    return found

@@ -17,20 +17,21 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
-import attrs
 import trio
 
-from ..errors import ClosedError, DeliveryError, LimitError, LocalProtocolError, MeshError, RemoteProtocolError
-from ..values import Address, KeyInfo, Message, Missed, Node, NodeId, NodeState, Value, Version, key_bytes
+from ..errors import ClosedError, DeliveryError, LimitError, MeshError, RemoteProtocolError
+from ..security.tokens import Claims
+from ..values import KeyInfo, Message, Missed, Node, NodeEvent, NodeId, Value, Version, key_bytes
 from ..wire import FrameReader, LocalMessage, frame_message, parse_message_untrusted
 from ..wire.messages import Command, Failure, Item, Result
 from .answers import CANCEL, COMMANDS_MAX, Status
 from .failures import error_untrusted
+from .parsing import parse_claims, parse_node, parse_status, understood
 from .place import connect
 
 __all__ = ["CALLS_MAX", "STREAMS_MAX", "ControlClient", "Stream", "open_control"]
@@ -96,7 +97,7 @@ class Stream(Generic[T]):
             if self._waiting.error is not None:
                 raise self._waiting.error from None
             return False
-        with _understood():
+        with understood():
             self._ready.extend(self._unpack(item))
         return True
 
@@ -119,14 +120,14 @@ class ControlClient:
     async def status(self) -> Status:
         """The node in short."""
         fields = await self._call("status")
-        with _understood():
-            return Status(**{field.name: fields[field.name] for field in attrs.fields(Status)})
+        with understood():
+            return parse_status(fields)
 
     async def nodes(self, state: str | None = None) -> list[Node]:
         """The members as that node sees them, itself first; `state` keeps those in one state alone."""
         nodes = await self._call("nodes", state=state)
-        with _understood():
-            return [_node(fields) for fields in nodes]
+        with understood():
+            return [parse_node(fields) for fields in nodes]
 
     async def put(self, key: Key, value: bytes, ttl_s: float | None = None) -> Version:
         """Write a value, durable on that node when this returns."""
@@ -135,7 +136,7 @@ class ControlClient:
     async def get(self, key: Key) -> Value:
         """Read a value; NotFoundError if there is none."""
         found = await self._call("get", key=key_bytes(key))
-        with _understood():
+        with understood():
             value, version, author = found
             return Value(value, Version(version), NodeId(author))
 
@@ -181,12 +182,63 @@ class ControlClient:
     async def register(self, address: str) -> Node:
         """Connect to whoever lives at `address`."""
         fields = await self._call("register", address=address)
-        with _understood():
-            return _node(fields)
+        with understood():
+            return parse_node(fields)
 
     async def stats(self) -> dict[str, Any]:
         """Statistics of the node."""
         return cast(dict[str, Any], await self._call("stats"))
+
+    async def issue_token(
+        self, scopes: Sequence[str], ttl_s: float | None = None, name: str = ""
+    ) -> tuple[str, Claims]:
+        """A new token of that node's HTTP interface, and its claims."""
+        found = await self._call("token_issue", scopes=list(scopes), ttl_s=ttl_s, name=name)
+        with understood():
+            return found["token"], parse_claims(found["claims"])
+
+    async def tokens(self) -> list[Claims]:
+        """The tokens in force at that node."""
+        found = await self._call("tokens")
+        with understood():
+            return [parse_claims(fields) for fields in found]
+
+    async def revoke_token(self, token_id: str) -> None:
+        """End a token, by its id."""
+        await self._call("token_revoke", id=token_id)
+
+    async def health(self) -> dict[str, Any]:
+        """Whether the node is well: `status`, and `checks` with name, status and reason."""
+        return cast(dict[str, Any], await self._call("health"))
+
+    async def report(self, form: str = "html") -> str:
+        """A document with all that the node knows of itself: html, json or text."""
+        return cast(str, await self._call("report", format=form))
+
+    async def topology(self) -> dict[str, Any]:
+        """`nodes` and `links`, as that node sees them."""
+        return cast(dict[str, Any], await self._call("topology"))
+
+    async def config(self) -> dict[str, Any]:
+        """The settings in force, by dotted name."""
+        return cast(dict[str, Any], await self._call("config"))
+
+    async def login(self, ttl_s: float | None = None) -> dict[str, Any]:
+        """A login code for the dashboard: code, expires_s, http_url, https_url, folder. ConfigError if HTTP is off."""
+        return cast(dict[str, Any], await self._call("login", ttl_s=ttl_s))
+
+    @asynccontextmanager
+    async def samples(self, interval_s: float = 1.0) -> AsyncIterator[Stream[dict[str, Any]]]:
+        """time, stats, nodes, links and health, every `interval_s` seconds, the first at once."""
+        async with self._many("samples", _one, interval_s=interval_s) as samples:
+            yield samples
+
+    @asynccontextmanager
+    async def events(self) -> AsyncIterator[Stream[NodeEvent | Missed]]:
+        """What happens to nodes, live from the moment this is entered."""
+        async with self._many("events", _node_events) as events:
+            await events.begin()
+            yield events
 
     async def stop(self) -> None:
         """Ask the process to drain and end; returns when it has begun to."""
@@ -286,15 +338,6 @@ class ControlClient:
             waiting.end(error=error_untrusted(message))
 
 
-@contextmanager
-def _understood() -> Iterator[None]:
-    """Around taking an answer apart: a node of another version may answer what this one does not understand."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, LocalProtocolError) as error:
-        raise RemoteProtocolError("the node's answer is not understood; is it of another version?") from error
-
-
 def _keys(page: Any) -> list[KeyInfo]:
     return [
         KeyInfo(key=key, size=size, version=Version(version), author=NodeId(author))
@@ -312,23 +355,25 @@ def _messages(fields: Any) -> list[Message | Missed]:
     return [Missed(fields["count"]) if "count" in fields else Message(**{**fields, "sender": NodeId(fields["sender"])})]
 
 
+def _one(item: Any) -> list[dict[str, Any]]:
+    return [item]
+
+
+def _node_events(fields: Any) -> list[NodeEvent | Missed]:
+    if fields is None:
+        return []
+    if "count" in fields:
+        return [Missed(fields["count"])]
+    by = fields["by"]
+    return [NodeEvent(fields["what"], NodeId(fields["node_id"]), fields["name"], None if by is None else NodeId(by))]
+
+
 def _raw(prefix: Key) -> bytes:
     return prefix.encode("utf-8", "surrogateescape") if isinstance(prefix, str) else prefix
 
 
 def _given(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if value is not None}
-
-
-def _node(fields: dict[str, Any]) -> Node:
-    address = fields["address"]
-    typed = {
-        "node_id": NodeId(fields["node_id"]),
-        "address": None if address is None else Address.parse(address),
-        "state": NodeState(fields["state"]),
-    }
-    known = attrs.fields_dict(Node)
-    return Node(**{name: value for name, value in {**fields, **typed}.items() if name in known})
 
 
 @asynccontextmanager

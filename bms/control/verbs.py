@@ -15,6 +15,16 @@
     sync        peers?                                 the report
     register    address                                the node
     stats                                              statistics
+    health                                             status, and checks with name, status, reason
+    report      format?                                a document: html, json, or text
+    topology                                           nodes and links
+    config                                             the settings by dotted name
+    samples     interval_s?                            a stream: time, stats, nodes, links, health, again and again
+    events                                             a stream: null once live, then node events and missed counts
+    login       ttl_s?                                 a login code: code, expires_s, http_url, https_url, folder
+    token_issue scopes, ttl_s?, name?                  the token and its claims, once
+    tokens                                             the claims of all that are in force
+    token_revoke id                                    null, once it has ended
     stop                                               null; the process then drains and ends
     cancel      id                                     nothing: ends the command with that id
 
@@ -25,6 +35,7 @@ Keys and values are byte strings. Arguments that a verb does not know, lacks, or
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Awaitable, Callable
 from importlib import metadata
 from typing import Any
@@ -33,14 +44,17 @@ import attrs
 import blake3
 import trio
 
-from ..errors import LocalProtocolError, NotFoundError, RefusedError
+from ..errors import ConfigError, LocalProtocolError, NotFoundError, RefusedError
 from ..mesh import Mesh
-from .answers import Status, plain
+from .answers import Status, plain, settings
 
-__all__ = ["STREAMS", "VERBS", "Arguments", "Host", "Put"]
+__all__ = ["STREAMS", "VERBS", "Arguments", "Host", "Put", "status_of", "version"]
 
 ROWS_MAX = 256
 """Rows in one item of a stream."""
+
+SAMPLE_S_MIN, SAMPLE_S_MAX = 0.1, 3600
+"""How often samples may be asked for."""
 
 Put = Callable[[object], Awaitable[None]]
 """Sends one item of a stream; waits while the client is slow."""
@@ -84,39 +98,45 @@ class Arguments:
             raise self.misuse(f"there is no argument {min(self._left)!r}")
 
 
-def _version() -> str:
+def version() -> str:
+    """Of the program, as it is installed."""
     try:
         return metadata.version("bellande-mesh-sync")
     except metadata.PackageNotFoundError:  # run from a source tree that is not installed
         return "unknown"
 
 
+def status_of(mesh: Mesh, uptime_s: float) -> Status:
+    """The node in short; `uptime_s` is how long it serves already."""
+    stats = mesh.collect_stats()
+    return Status(
+        node_id=mesh.node_id,
+        name=mesh.config.node_name,
+        mesh_id=mesh.mesh_id,
+        mesh_name=mesh.config.mesh_name,
+        address=None if mesh.address is None else str(mesh.address),
+        folder=None if mesh.folder is None else str(mesh.folder),
+        version=version(),
+        pid=os.getpid(),
+        uptime_s=uptime_s,
+        nodes=stats.nodes,
+        connections=stats.connections,
+        entries=stats.data.entries,
+        bytes=stats.data.bytes,
+        tombstones=stats.data.tombstones,
+        position=stats.data.position,
+        epoch=stats.data.epoch,
+        fingerprint=stats.data.fingerprint,
+        discovery=plain(stats.discovery),
+        http_url=mesh.http_url,
+        https_url=mesh.https_url,
+    )
+
+
 async def _status(host: Host, arguments: Arguments) -> object:
     arguments.end()
     await trio.lowlevel.checkpoint()
-    mesh, stats = host.mesh, host.mesh.collect_stats()
-    return plain(
-        Status(
-            node_id=mesh.node_id,
-            name=mesh.config.node_name,
-            mesh_id=mesh.mesh_id,
-            mesh_name=mesh.config.mesh_name,
-            address=None if mesh.address is None else str(mesh.address),
-            folder=None if mesh.folder is None else str(mesh.folder),
-            version=_version(),
-            pid=os.getpid(),
-            uptime_s=trio.current_time() - host.started_at,
-            nodes=stats.nodes,
-            connections=stats.connections,
-            entries=stats.data.entries,
-            bytes=stats.data.bytes,
-            tombstones=stats.data.tombstones,
-            position=stats.data.position,
-            epoch=stats.data.epoch,
-            fingerprint=stats.data.fingerprint,
-            discovery=plain(stats.discovery),
-        )
-    )
+    return plain(status_of(host.mesh, trio.current_time() - host.started_at))
 
 
 async def _nodes(host: Host, arguments: Arguments) -> object:
@@ -187,6 +207,72 @@ async def _stats(host: Host, arguments: Arguments) -> object:
     return plain(host.mesh.collect_stats())
 
 
+async def _token_issue(host: Host, arguments: Arguments) -> object:
+    scopes, ttl_s = arguments.take("scopes", list), arguments.take("ttl_s", _NUMBER, None)
+    name = arguments.take("name", str, "")
+    arguments.end()
+    if not all(isinstance(scope, str) for scope in scopes):
+        raise arguments.misuse("scopes are texts")
+    given = {} if ttl_s is None else {"ttl_s": ttl_s}
+    token = await host.mesh.issue_token(scopes, name=name, **given)
+    return {"token": token, "claims": plain(host.mesh.verify_token(token))}
+
+
+async def _tokens(host: Host, arguments: Arguments) -> object:
+    arguments.end()
+    await trio.lowlevel.checkpoint()
+    return plain(host.mesh.tokens())
+
+
+async def _token_revoke(host: Host, arguments: Arguments) -> object:
+    token_id = arguments.take("id", str)
+    arguments.end()
+    await host.mesh.revoke(token_id)
+    return None
+
+
+async def _health(host: Host, arguments: Arguments) -> object:
+    arguments.end()
+    await trio.lowlevel.checkpoint()
+    return plain(host.mesh.check_health())
+
+
+async def _report(host: Host, arguments: Arguments) -> object:
+    form = arguments.take("format", str, "html")
+    arguments.end()
+    await trio.lowlevel.checkpoint()
+    return host.mesh.generate_report(form)
+
+
+async def _topology(host: Host, arguments: Arguments) -> object:
+    arguments.end()
+    await trio.lowlevel.checkpoint()
+    return plain(host.mesh.topology())
+
+
+async def _config(host: Host, arguments: Arguments) -> object:
+    arguments.end()
+    await trio.lowlevel.checkpoint()
+    return settings(host.mesh.config)
+
+
+async def _login(host: Host, arguments: Arguments) -> object:
+    ttl_s = arguments.take("ttl_s", _NUMBER, 60.0)
+    arguments.end()
+    await trio.lowlevel.checkpoint()
+    mesh = host.mesh
+    if mesh.http_url is None and mesh.https_url is None:
+        why = "HTTP is off at this node: start it with `bms up --http 127.0.0.1:7801`, or set http_address and reload"
+        raise ConfigError("http_address", None, why)
+    return {
+        "code": mesh.issue_login(ttl_s=ttl_s),
+        "expires_s": ttl_s,
+        "http_url": mesh.http_url,
+        "https_url": mesh.https_url,
+        "folder": None if mesh.folder is None else str(mesh.folder),
+    }
+
+
 async def _stop(host: Host, arguments: Arguments) -> object:
     arguments.end()
     await trio.lowlevel.checkpoint()
@@ -242,6 +328,34 @@ async def _listen(host: Host, arguments: Arguments, put: Put) -> None:
             await put(plain(message))
 
 
+async def _samples(host: Host, arguments: Arguments, put: Put) -> None:
+    interval_s = arguments.take("interval_s", _NUMBER, 1.0)
+    arguments.end()
+    if not SAMPLE_S_MIN <= interval_s <= SAMPLE_S_MAX:
+        raise arguments.misuse(f"interval_s is from {SAMPLE_S_MIN} to {SAMPLE_S_MAX}")
+    mesh = host.mesh
+    while True:
+        topology = mesh.topology()
+        await put(
+            {
+                "time": time.time(),
+                "stats": plain(mesh.collect_stats()),
+                "nodes": plain(topology.nodes),
+                "links": plain(topology.links),
+                "health": plain(mesh.check_health()),
+            }
+        )
+        await trio.sleep(interval_s)
+
+
+async def _events(host: Host, arguments: Arguments, put: Put) -> None:
+    arguments.end()
+    async with host.mesh.watch_nodes() as events:
+        await put(None)
+        async for event in events:
+            await put(plain(event))
+
+
 VERBS: dict[str, Callable[[Host, Arguments], Awaitable[object]]] = {
     "status": _status,
     "nodes": _nodes,
@@ -254,6 +368,14 @@ VERBS: dict[str, Callable[[Host, Arguments], Awaitable[object]]] = {
     "sync": _sync,
     "register": _register,
     "stats": _stats,
+    "health": _health,
+    "report": _report,
+    "topology": _topology,
+    "config": _config,
+    "login": _login,
+    "token_issue": _token_issue,
+    "tokens": _tokens,
+    "token_revoke": _token_revoke,
     "stop": _stop,
 }
 """Verbs with one answer."""
@@ -262,5 +384,7 @@ STREAMS: dict[str, Callable[[Host, Arguments, Put], Awaitable[None]]] = {
     "ls": _ls,
     "digest": _digest,
     "listen": _listen,
+    "samples": _samples,
+    "events": _events,
 }
 """Verbs with many."""

@@ -9,7 +9,22 @@ from typing import Any
 
 import attrs
 
-__all__ = ["Advance", "Applied", "Commit", "CommittedBatch", "StoreState"]
+from ..values import NodeId, Version
+
+__all__ = ["Advance", "Applied", "Commit", "CommittedBatch", "Head", "StoreState"]
+
+
+@attrs.frozen
+class Head:
+    """What is in force under a key, without the value: its version, author, and bytes; `deleted` if it was, or has
+    expired.
+    """
+
+    key: bytes
+    version: Version
+    author: NodeId
+    size: int
+    deleted: bool
 
 
 @attrs.frozen

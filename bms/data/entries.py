@@ -37,7 +37,7 @@ from ..store.database import Database
 from ..values import KeyInfo, NodeId, Value, Version, key_bytes
 from .batch import audit_path, tree_levels
 from .blob import CHUNK, BlobReference, Piece, chunk_hash, kind_of_untrusted, manifest_hash, shape, walk_untrusted
-from .commits import Advance, Applied, Commit, StoreState
+from .commits import Advance, Applied, Commit, Head, StoreState
 from .entry import BLOB, INTEGER_MAX, TOMBSTONE, Entry, entry_id, parse_entry_untrusted
 from .ledger import Ledger
 from .tables import MANY, QUERIES, STEPS, add_pieces, drop_loose, from_sql, to_sql
@@ -161,12 +161,20 @@ class Entries:
 
     # ------------------------------------------------------------------ writing and reading
 
-    async def put(self, key: bytes, value: bytes | None, *, expiry_ms: int | None = None) -> Version:
+    async def put(
+        self,
+        key: bytes,
+        value: bytes | None,
+        *,
+        expiry_ms: int | None = None,
+        condition: Callable[[str | None], bool] | None = None,
+    ) -> Version:
         """Write `value` under `key`, or delete it (None); on disk when this returns. Reads here see it at once.
 
-        `expiry_ms` is Unix milliseconds, after which it reads as missing. Raises `NotFoundError` (deleting what is not
-        there), `LimitError` (too large), `RefusedError` (no grant), `StoreError`: then nothing was written. Cancelled:
-        it may have been.
+        `expiry_ms` is Unix milliseconds, after which it reads as missing. `condition` is asked, on the writing thread
+        and within the write, about the version in force here (None: there is none). Raises `NotFoundError` (deleting
+        what is not there), `VersionConflictError` (the condition said no), `LimitError` (too large), `RefusedError` (no
+        grant), `StoreError`: then nothing was written. Cancelled: it may have been.
         """
         key = key_bytes(key)
         if value is not None and len(value) > self.value_bytes_max:
@@ -179,7 +187,9 @@ class Entries:
                 f"this node's admission does not let it {'delete' if value is None else 'write'} in {SPACE}"
             )
         size = len(key) + (0 if value is None else len(value))
-        id_ = await self._database.write(lambda connection: self._ledger.put(connection, key, value, expiry_ms), size)
+        id_ = await self._database.write(
+            lambda connection: self._ledger.put(connection, key, value, expiry_ms, condition), size
+        )
         return Version(id_.hex())
 
     def get(self, key: bytes) -> Value:
@@ -232,6 +242,34 @@ class Entries:
             rows = self._database.read(QUERIES["scan_rest"], (start, self._now_ms(), limit))
             rows = [row for row in rows if row[0].startswith(prefix)]
         return [KeyInfo(key, Version(id_.hex()), size, self._name(author)) for key, id_, author, size in rows]
+
+    def heads(self, keys: Sequence[bytes]) -> list[Head]:
+        """What is in force under these keys, in their order; a key that nothing is known of is left out."""
+        found: dict[bytes, Head] = {}
+        for start in range(0, len(keys), MANY):
+            part = list(keys[start : start + MANY])
+            part.extend([b""] * (MANY - len(part)))
+            for row in self._database.read(QUERIES["heads"], part):
+                found[row[0]] = self._head(row)
+        return [found[key] for key in dict.fromkeys(keys) if key in found]
+
+    def expired(self, after_ms: int | None, limit: int = 1000) -> tuple[list[Head], int]:
+        """The keys that have expired behind `after_ms` (Unix milliseconds; None: now), in that order, at most `limit`;
+        and up to when that is, to go on from. Several that expire within the same millisecond come together.
+        """
+        now = self._now_ms()
+        if after_ms is None:
+            return [], now
+        rows = self._database.read(QUERIES["expired"], (after_ms, now, limit))
+        if len(rows) == limit:
+            now = rows[-1][4]
+            rows = self._database.read(QUERIES["expired"], (after_ms, now, -1))
+        return [self._head(row) for row in rows], max(after_ms, now)
+
+    def _head(self, row: Sequence[Any]) -> Head:
+        key, id_, author, flags, expiry, size = row
+        deleted = bool(flags & TOMBSTONE) or (expiry is not None and expiry <= self._now_ms())
+        return Head(key, Version(id_.hex()), self._name(author), 0 if deleted else size, deleted)
 
     def _now_ms(self) -> int:
         return self._clock.physical_ms(self._wall_time())

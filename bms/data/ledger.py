@@ -24,7 +24,7 @@ import apsw
 
 from .. import failpoints
 from ..clock import DRIFT_MS_MAX, HybridClock
-from ..errors import NotFoundError
+from ..errors import NotFoundError, VersionConflictError
 from ..security.keys import NodeKey
 from ..security.records import Admission
 from ..wire.codec import UINT_MAX
@@ -185,19 +185,40 @@ class Ledger:
 
     # ------------------------------------------------------------------ own writes
 
-    def put(self, connection: apsw.Connection, key: bytes, value: bytes | None, expiry: int | None) -> bytes:
-        """Write or (None) delete a key; the new entry's id. `NotFoundError` for deleting what is not there."""
+    def put(
+        self,
+        connection: apsw.Connection,
+        key: bytes,
+        value: bytes | None,
+        expiry: int | None,
+        condition: Callable[[str | None], bool] | None = None,
+    ) -> bytes:
+        """Write or (None) delete a key; the new entry's id. `NotFoundError` for deleting what is not there.
+
+        `condition` is asked about the version that this store has in force (None: there is none), in the same
+        transaction; `VersionConflictError` if it says no.
+        """
         mark = self._mark()
         try:
-            return self._put(connection, key, value, expiry)
+            return self._put(connection, key, value, expiry, condition)
         except BaseException:
             self._reset(mark)
             raise
 
-    def _put(self, connection: apsw.Connection, key: bytes, value: bytes | None, expiry: int | None) -> bytes:
+    def _put(
+        self,
+        connection: apsw.Connection,
+        key: bytes,
+        value: bytes | None,
+        expiry: int | None,
+        condition: Callable[[str | None], bool] | None,
+    ) -> bytes:
         rows = rows_of(connection, key)
         wall_s = self._wall_time()
-        if value is None and not any(self._is_visible(row, wall_s) for row in rows):
+        current = next((row.id.hex() for row in rows if self._is_visible(row, wall_s)), None)
+        if condition is not None and not condition(current):
+            raise VersionConflictError(current)
+        if value is None and current is None:
             raise NotFoundError(f"there is no key {key!r}")
         held: bytes | BlobReference | None = value
         if value is not None and len(value) > INLINE_BYTES_MAX:

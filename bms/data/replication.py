@@ -141,6 +141,8 @@ class Replication:
         self._claims = Claims()
         self._nursery: trio.Nursery | None = None
         self._waiting_changed = trio.Event()
+        self.synced_at: float | None = None
+        """When a reconciliation has last come to its end, by Trio's clock."""
         kinds = (Push, Sync, IdsGet, EntriesGet, ChunksGet)
         self.routes: dict[type, Callable[[Any, Any], None]] = dict.fromkeys(kinds, self.handle)
 
@@ -450,7 +452,9 @@ class Replication:
             except MeshError as fault:
                 error = str(fault)
         self._counters.add("data.syncs" if error is None else "data.syncs_failed")
-        return PeerSync(
+        if error is None:
+            self.synced_at = trio.current_time()
+        done = PeerSync(
             node_id=peer.link.node_id,
             rounds=rounds,
             bytes_sent=peer.tally.bytes_sent - tally.bytes_sent,
@@ -461,6 +465,25 @@ class Replication:
             equal=is_equal,
             error=error,
         )
+        self._count(done)
+        return done
+
+    def _count(self, done: PeerSync) -> None:
+        counters = self._counters
+        counters.add("data.sync_rounds", done.rounds)
+        counters.add("data.sync_bytes_sent", done.bytes_sent)
+        counters.add("data.sync_bytes_received", done.bytes_received)
+        counters.add("data.sync_entries_sent", done.entries_sent)
+        counters.add("data.sync_entries_received", done.entries_received)
+        counters.observe("data.sync_s", done.seconds)
+        if done.seconds >= counters.slow_s:
+            facts = {
+                "peer": done.node_id.short,
+                "rounds": done.rounds,
+                "bytes": done.bytes_received,
+                "error": done.error,
+            }
+            counters.slow("sync", done.seconds, facts)
 
     async def _sync_forever(self, peer: _Peer) -> None:
         interval = self._config.sync_interval

@@ -73,6 +73,9 @@ STEPS = (
         frontier BLOB NOT NULL, fingerprint BLOB NOT NULL);
     CREATE TABLE boots(one INTEGER PRIMARY KEY CHECK(one=1), boot INTEGER NOT NULL);
     """,
+    """
+    CREATE INDEX entries_expiry ON entries(expiry) WHERE expiry IS NOT NULL;
+    """,
 )
 
 # The space "default" is number 1 in all of these. Lists of ids are asked for 64 at a time, filled up with empty ones.
@@ -86,6 +89,10 @@ QUERIES = {
     " AND flags & 1 = 0 AND (expiry IS NULL OR expiry>?) ORDER BY key LIMIT ?",
     "scan_rest": "SELECT key, id, author, size FROM entries WHERE space=1 AND due=1 AND key>=?"
     " AND flags & 1 = 0 AND (expiry IS NULL OR expiry>?) ORDER BY key LIMIT ?",
+    "heads": "SELECT key, id, author, flags, expiry, size FROM entries WHERE space=1 AND due=1"
+    f" AND key IN ({','.join('?' * MANY)})",
+    "expired": "SELECT key, id, author, flags, expiry, size FROM entries INDEXED BY entries_expiry"
+    " WHERE expiry>? AND expiry<=? AND space=1 AND due=1 ORDER BY expiry LIMIT ?",
     "ids_after": "SELECT position, id FROM entries WHERE position>? ORDER BY position LIMIT ?",
     "have": f"SELECT id FROM entries WHERE id IN ({','.join('?' * MANY)})",
     "by_id": "SELECT position, batch, leaf, path, body FROM entries WHERE id=?",

@@ -5,8 +5,8 @@ as a record alone is understood where its details are known; otherwise its card 
 accusation counts if a member has signed it.
 
 Each sender may have `_CHECKS_MAX` signatures checked at once and `_CHECKS_PER_S` more each second, for each of which it
-may also have a list of `_LISTED_PER_CHECK` members read; what is beyond that is dropped and counted, so that a member
-that floods others with words costs them a bounded part of their time.
+may also have a list of `_LISTED_PER_CHECK` members read, or a packet of `_BYTES_PER_CHECK` decoded; what is beyond that
+is dropped and counted, so that a member that floods others with words costs them a bounded part of their time.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ __all__ = ["Believed", "accusation_claim", "own_claim"]
 _CHECKS_MAX = 4096
 _CHECKS_PER_S = 500
 _LISTED_PER_CHECK = 32
+_BYTES_PER_CHECK = 2048
 _KINDS = {SUSPECT: Kind.SUSPECT, DEAD: Kind.DEAD, REMOVED: Kind.REMOVED}
 _REMEMBERED_MAX = 8192
 _HEAD_BYTES = 10
@@ -77,6 +78,10 @@ class Believed:
         """What comes next is of this sender; nothing is left of the packet before, which may have been cut short."""
         self.sender, self.now = sender, now
         self.wanted, self.outdated, self.dropped = [], [], 0
+
+    def may_read(self, size: int) -> bool:
+        """Whether a packet of so many bytes is worth decoding: whatever it says, that costs."""
+        return self._may_check(size / _BYTES_PER_CHECK)
 
     def word_untrusted(self, record: object) -> Claim | None:
         """See `packets.Reader`."""

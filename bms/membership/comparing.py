@@ -5,10 +5,13 @@
     get       of whom the other knows more
     delta     own words, with the accusations of those held for dead
 
-Every `sync_interval_s` one other is asked over the link, and soon again while that finds something.
+Every `sync_interval_s` one other is asked over the link. After news another one is asked soon, and then after pauses
+that double up to the usual one while nothing new comes: where many join at once, a view is rarely complete when it
+first finds nothing new, and whoever lacks one of thousands should not wait for the whole interval.
 
 What others can cause: all of this is answered over a link only as far as an allowance for each goes, twice this node's
-view in each `sync_interval_s`; one who asks for more gets nothing.
+view in each `sync_interval_s`; one who asks for more gets nothing. And however much news others make up, this node asks
+early `_EARLY_BURST` times at once and then once in each `sync_interval_s`, beside the usual.
 """
 
 from __future__ import annotations
@@ -20,11 +23,13 @@ from collections.abc import Iterable
 from ..values import NodeId
 from .claims import Claim, Delta, Digest, Effect, Get, Rank, Send, SyncAsk
 from .members import Members
+from .pacing import Pacing
 from .timers import Timers
 
 __all__ = ["Comparing"]
 
 _AGAIN_S = 1.0
+_EARLY_BURST = 12
 _NOTHING: Rank = (0, 0, 0)
 _ALLOWED_LEAST = 256
 _RANKS_PER_PAIR = 8
@@ -38,27 +43,39 @@ class Comparing:
         self._timers = timers
         self._chance = chance
         self._next_at = math.inf
+        self._usual_at = math.inf
+        """When somebody is asked whatever happens; before that it is early."""
+        self._pause_s = math.inf
+        self._early = Pacing(_EARLY_BURST)
         self._spent: dict[NodeId, tuple[float, float]] = {}
 
     def start(self, now: float) -> None:
         """Begin to ask, at a time of chance within the first interval."""
-        self._within(self._members.tuning.sync_interval_s * self._chance.random(), now)
+        self._usual_at = now + self._members.tuning.sync_interval_s * self._chance.random()
+        self._at(self._usual_at)
 
     def soon(self, now: float) -> None:
         """Ask somebody soon: the last answer was news."""
-        self._within(_AGAIN_S * self._chance.uniform(0.5, 1.5), now)
+        self._pause_s = _AGAIN_S
+        self._at(now + self._pause_s * self._chance.uniform(0.5, 1.5))
 
-    def _within(self, seconds: float, now: float) -> None:
-        if now + seconds < self._next_at:
-            self._next_at = now + seconds
-            self._timers.at(self._next_at, self._ask_one)
+    def _at(self, at: float) -> None:
+        if at < self._next_at:
+            self._next_at = at
+            self._timers.at(at, self._ask_one)
 
     def _ask_one(self, now: float, effects: list[Effect]) -> None:
         if now < self._next_at:
             return  # another timer was faster
         self._next_at = math.inf
         interval_s = self._members.tuning.sync_interval_s
-        self._within(interval_s * self._chance.uniform(0.75, 1.25), now)
+        if now < self._usual_at and not self._early.grants(None, now, interval_s):
+            self._pause_s = math.inf
+            self._at(self._usual_at)
+            return
+        self._usual_at = now + interval_s * self._chance.uniform(0.75, 1.25)
+        self._pause_s *= 2
+        self._at(min(self._usual_at, now + self._pause_s * self._chance.uniform(0.5, 1.5)))
         self._spent = {sender: spent for sender, spent in self._spent.items() if now - spent[0] < interval_s}
         effects.extend(map(self.ask, self._members.some(1, unaccused=True)))
 

@@ -32,7 +32,22 @@ from ..values import Address, NodeEvent, NodeId
 from ..wire.messages import Packet
 from .believed import Believed, accusation_claim, own_claim
 from .blame import Blame
-from .claims import Changed, Claim, Delta, Digest, Effect, Get, Kind, Measured, Message, Refuted, Send, Want
+from .claims import (
+    Ack,
+    Changed,
+    Claim,
+    Delta,
+    Digest,
+    Effect,
+    Get,
+    Kind,
+    Measured,
+    Message,
+    Ping,
+    Refuted,
+    Send,
+    Want,
+)
 from .coordinates import Coordinate, Coordinates
 from .pacing import Pacing
 from .packets import encode_packet, parse_packet_untrusted
@@ -65,6 +80,14 @@ class PacketService(Protocol):
 
     def receive_nowait(self) -> None:
         """Handle what has arrived."""
+        ...
+
+    def challenge(self, node_id: NodeId, source: Address) -> int | None:
+        """A number to ping `source` with, if it is not known that the member receives there."""
+        ...
+
+    def confirm(self, node_id: NodeId, source: Address, number: int) -> None:
+        """A ping with that number was answered from `source`."""
         ...
 
     def forget(self, node_id: NodeId) -> None:
@@ -237,12 +260,13 @@ class Gossip:
             self.view.link_down(link.node_id, now)
             self._wake.set()
 
-    def receive(self, node_id: NodeId, payload: bytes, *, stream: bool = False) -> None:
-        """A member's packet, proven to be its own; RemoteProtocolError if it is malformed."""
+    def receive(self, node_id: NodeId, payload: bytes, *, source: Address | None = None, stream: bool = False) -> None:
+        """A packet proven to be this member's, from `source` if it is a datagram; RemoteProtocolError if malformed."""
         now = trio.current_time()
         believed = self._believed
         believed.begin(node_id, now)
-        messages, encoded = parse_packet_untrusted(payload, believed)
+        is_read = believed.may_read(len(payload))
+        messages, encoded = parse_packet_untrusted(payload, believed) if is_read else ([], b"")
         # Before anything counts: a packet that is malformed at its end has said nothing at all.
         coordinate = Coordinate.parse_untrusted(encoded) if encoded else None
         self.view.heard(node_id, now)
@@ -257,6 +281,19 @@ class Gossip:
         if coordinate is not None:
             self._place(coordinate, node_id, effects)
         self._act(effects)
+        if source is not None:
+            self._validate(node_id, source, messages)
+
+    def _validate(self, node_id: NodeId, source: Address, messages: Iterable[Message]) -> None:
+        """Find out whether a member receives where a datagram of it came from, as its record may not know that."""
+        if self.datagrams is None:
+            return
+        for message in messages:
+            if isinstance(message, Ack):
+                self.datagrams.confirm(node_id, source, message.seq)
+        number = self.datagrams.challenge(node_id, source)
+        if number is not None:
+            self.datagrams.send(node_id, encode_packet([Ping(number)], stream=False), source)
 
     def blame(self, node_id: NodeId, what: str, level: int = logging.WARNING) -> None:
         """Say in the log, by name, what a member does that an honest one hardly does; a flood is one line a minute."""
@@ -332,7 +369,14 @@ class Gossip:
         link = self._link(node_id)
         if link is None:
             return False
-        return all(link.send_nowait(Packet(payload)) for payload in self._payloads(messages, link.peer.frame_bytes_max))
+        frame_bytes_max, fitting = link.peer.frame_bytes_max, list[Message]()
+        for message in messages:
+            if isinstance(message, Digest) and message.size + _PACKET_HEAD_BYTES > frame_bytes_max:
+                # Half a digest would look like a view that lacks the other half: all that it names in its place.
+                self._act(self.swim.give(message.ranks, node_id, trio.current_time()))
+            else:
+                fitting.append(message)
+        return all(link.send_nowait(Packet(payload)) for payload in self._payloads(fitting, frame_bytes_max))
 
     def _payloads(self, messages: Sequence[Message], frame_bytes_max: int) -> Iterable[bytes]:
         """Packets for a link, each of which fits into a frame."""
@@ -342,9 +386,6 @@ class Gossip:
             if isinstance(message, Delta):
                 for start in range(0, len(message.pairs), count):
                     yield encode_packet([Delta(message.pairs[start : start + count])], stream=True)
-            elif isinstance(message, Digest) and message.size + _PACKET_HEAD_BYTES > frame_bytes_max:
-                whole = Delta(tuple((claim, None) for claim in self.swim.known.values()))
-                yield from self._payloads([whole], frame_bytes_max)
             elif isinstance(message, Get):
                 for start in range(0, len(message.node_ids), _IDS_PER_PACKET):
                     yield encode_packet([Get(message.node_ids[start : start + _IDS_PER_PACKET])], stream=True)

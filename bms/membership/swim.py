@@ -203,10 +203,10 @@ class Swim:
             self._removed(self._accuse(node_id, boot, incarnation, Kind.REMOVED), now, effects)
         return effects
 
-    def card(self, node_id: NodeId, to: NodeId, now: float = 0.0) -> list[Effect]:
-        """Send a node what is held of a member."""
+    def give(self, node_ids: Iterable[NodeId], to: NodeId, now: float) -> list[Effect]:
+        """Send a node what is held of these, as far as its allowance goes."""
         effects: list[Effect] = []
-        self._comparing.give([node_id], to, now, effects)
+        self._comparing.give(node_ids, to, now, effects)
         return effects
 
     # ------------------------------------------------------------------ reading

@@ -91,6 +91,8 @@ class Courier:
         self._windows: dict[NodeId, tuple[int, DeliveryWindow]] = {}
         self._servers: dict[str, RequestServer] = {} if servers is None else servers
         """Who serves which topic. They outlive this courier: a program serves until it is cancelled."""
+        self._delivery_s = counters.histogram("messaging.delivery_s")
+        self._request_s = counters.histogram("messaging.request_s")
         self._link_came = trio.Event()
         self.routes: dict[type, Handler] = {
             Note: self._receive_note,
@@ -115,16 +117,22 @@ class Courier:
 
     async def send(self, to: NodeId, body: bytes, topic: str, deadline_s: float) -> None:
         """Deliver one message; see `Mesh.send_message`."""
-        self._check(body, topic, deadline_s)
-        state = _Try()
-        with trio.move_on_after(deadline_s):
-            if to == self._node_id:
-                await self._deliver_here(body, topic, state)
-            else:
-                await self._deliver(to, body, topic, state)
-            self._counters.add("messaging.sent")
-            return
-        raise state.failure(to, deadline_s)
+        began = trio.current_time()
+        try:
+            self._check(body, topic, deadline_s)
+            state = _Try()
+            with trio.move_on_after(deadline_s):
+                if to == self._node_id:
+                    await self._deliver_here(body, topic, state)
+                else:
+                    await self._deliver(to, body, topic, state)
+                self._counters.add("messaging.sent")
+                self._delivery_s.observe(self._took("send", began, to, topic, body))
+                return
+            raise state.failure(to, deadline_s)
+        except MeshError as error:
+            self._failed("send", began, to, topic, body, error)
+            raise
 
     async def _deliver(self, to: NodeId, body: bytes, topic: str, state: _Try) -> None:
         counter = self._next()
@@ -175,7 +183,18 @@ class Courier:
 
     async def request(self, to: NodeId, body: bytes, topic: str, deadline_s: float) -> bytes:
         """Ask and return the answer; see `Mesh.request`."""
-        self._check(body, topic, deadline_s)
+        began = trio.current_time()
+        try:
+            self._check(body, topic, deadline_s)
+            answer = await self._ask_until(to, body, topic, deadline_s)
+        except MeshError as error:
+            self._failed("request", began, to, topic, body, error)
+            raise
+        self._counters.add("messaging.requests_sent")
+        self._request_s.observe(self._took("request", began, to, topic, body))
+        return answer
+
+    async def _ask_until(self, to: NodeId, body: bytes, topic: str, deadline_s: float) -> bytes:
         state = _Try()
         with trio.move_on_after(deadline_s):
             wait_s = _BUSY_WAIT_S
@@ -235,6 +254,20 @@ class Courier:
         self._counters.add("messaging.broadcast")
         return count
 
+    def _took(self, what: str, began: float, to: NodeId, topic: str, body: bytes) -> float:
+        """How long something took that began then; if that was long, it is said."""
+        seconds = trio.current_time() - began
+        if seconds >= self._counters.slow_s:
+            self._counters.slow(what, seconds, {"peer": to.short, "topic": topic, "bytes": len(body)})
+        return seconds
+
+    def _failed(self, what: str, began: float, to: NodeId, topic: str, body: bytes, error: MeshError) -> None:
+        name = type(error).__name__
+        self._counters.count("messaging.failed", what, name)
+        seconds = trio.current_time() - began
+        if seconds >= self._counters.slow_s:
+            self._counters.slow(what, seconds, {"peer": to.short, "topic": topic, "bytes": len(body), "error": name})
+
     def _check(self, body: bytes, topic: str, deadline_s: float) -> None:
         if not isinstance(body, (bytes, bytearray, memoryview)):
             raise LocalProtocolError(f"a message's body is bytes, not {type(body).__name__}")
@@ -289,19 +322,23 @@ class Courier:
     def _receive_note(self, link: Link, note: Note) -> None:
         link.send_nowait(self._accept_note(link, note))
 
+    def _refuse(self, message_id: int, kind: str, text: str) -> Error:
+        self._counters.count("messaging.refusals", kind)
+        return Error(message_id, kind, text)
+
     def _accept_note(self, link: Link, note: Note) -> AnyMessage:
         if not self._may_send(link, note.topic):
-            return Error(note.id, "refused", f"no grant for topic {note.topic!r}")
+            return self._refuse(note.id, "refused", f"no grant for topic {note.topic!r}")
         if note.boot != self.boot:
-            return Error(note.id, "other_boot", "this node has restarted since")
+            return self._refuse(note.id, "other_boot", "this node has restarted since")
         window = self._window(link)
         verdict = Verdict.TOO_OLD if window is None else window.check(note.counter)
         if window is None or verdict is Verdict.TOO_OLD:
-            return Error(note.id, "too_old", "whether this message was delivered is not remembered")
+            return self._refuse(note.id, "too_old", "whether this message was delivered is not remembered")
         if verdict is Verdict.NEW:
             message = self._message(link.node_id, link.boot, note.counter, note.topic, note.body, note.sent_at)
             if not self._topics.offer(message):
-                return Error(note.id, "busy", "the receiver's queue is full")
+                return self._refuse(note.id, "busy", "the receiver's queue is full")
             window.take(note.counter)
             self._counters.add("messaging.received")
         else:
@@ -322,14 +359,14 @@ class Courier:
     def _receive_request(self, link: Link, request: Request) -> None:
         server = self._servers.get(request.topic)
         if not self._may_send(link, request.topic):
-            link.send_nowait(Error(request.id, "refused", f"no grant for topic {request.topic!r}"))
+            link.send_nowait(self._refuse(request.id, "refused", f"no grant for topic {request.topic!r}"))
         elif request.boot != self.boot:
-            link.send_nowait(Error(request.id, "other_boot", "this node has restarted since"))
+            link.send_nowait(self._refuse(request.id, "other_boot", "this node has restarted since"))
         elif server is None:
             text = f"nobody serves requests on topic {request.topic!r} at this node"
-            link.send_nowait(Error(request.id, "NotFoundError", text))
+            link.send_nowait(self._refuse(request.id, "NotFoundError", text))
         elif server.under_way >= self._config.limits.inbox_messages_max:
-            link.send_nowait(Error(request.id, "busy", "too many requests are under way"))
+            link.send_nowait(self._refuse(request.id, "busy", "too many requests are under way"))
         else:
             server.under_way += 1
             server.nursery.start_soon(self._serve_request, server, link, request)
@@ -343,12 +380,16 @@ class Courier:
     async def _answer(self, server: RequestServer, link: Link, request: Request) -> None:
         sent_ms = int(self._wall_time() * 1000)
         message = self._message(link.node_id, link.boot, request.counter, request.topic, request.body, sent_ms)
+        began = trio.current_time()
         try:
             body = bytes(await server.handler(message))
             if len(body) > self._config.limits.body_bytes_max:
                 raise LimitError(f"the answer has {len(body)} bytes, above limits.body_bytes_max")
             reply: AnyMessage = Response(request.id, body)
             self._counters.add("messaging.requests_served")
+            self._counters.observe(
+                "messaging.serve_s", self._took("serve", began, link.node_id, request.topic, request.body)
+            )
         except Exception as error:
             # The program's handler failed: its caller is told, and other requests go on.
             self._counters.add("messaging.handler_errors")

@@ -8,13 +8,17 @@ dropped.
 Each queue is bounded by `limits.inbox_messages_max` and `limits.inbox_bytes_max`. So is all that is held of one sender,
 in all topics together, of which it may use `limits.topics_max`: nobody fills the memory by inventing topics, or takes
 another's room.
+
+Who only looks on (`tap`) is shown each message when it reaches subscribers, or would have: broadcasts when they come,
+direct messages when they are taken. One that has to wait on a shelf is shown as `held` when it comes, and again when
+somebody takes it. `attend` counts as a subscriber that takes everything at once and keeps nothing.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import trio
 
@@ -23,7 +27,10 @@ from ..counters import Counters
 from ..errors import ClosedError
 from ..values import Message, Missed, NodeId
 
-__all__ = ["Subscription", "Topics"]
+__all__ = ["Subscription", "Tap", "Topics"]
+
+Tap = Callable[[Message, bool], None]
+"""Is shown a message, and whether it is `held` on a shelf. Must not raise, nor keep the body if that is large."""
 
 
 class _Queue:
@@ -122,7 +129,9 @@ class Topics:
         self._config = config
         self._counters = counters
         self._subscribers: dict[str, list[Subscription]] = {}
+        self._attended: Counter[str] = Counter()
         self._shelves: dict[NodeId, _Shelf] = {}
+        self._taps: list[Tap] = []
         self._is_closed = False
 
     @asynccontextmanager
@@ -131,11 +140,7 @@ class Topics:
         if self._is_closed:
             raise ClosedError("the mesh is stopped")
         queue = _Queue(self._config)
-        if not self._subscribers.get(topic):
-            for sender, shelf in list(self._shelves.items()):
-                shelf.take(topic, queue)
-                if not shelf.topics:
-                    del self._shelves[sender]
+        self._unshelve(topic, queue)
         subscription = Subscription(queue)
         self._subscribers.setdefault(topic, []).append(subscription)
         try:
@@ -146,20 +151,64 @@ class Topics:
             if not subscribers:
                 del self._subscribers[topic]
 
+    @contextmanager
+    def attend(self, topic: str) -> Iterator[None]:
+        """Take what comes on `topic` for those who tap, first what was held for it. ClosedError after `close`."""
+        if self._is_closed:
+            raise ClosedError("the mesh is stopped")
+        self._unshelve(topic, _Queue(self._config))
+        self._attended[topic] += 1
+        try:
+            yield
+        finally:
+            self._attended[topic] -= 1
+            if not self._attended[topic]:
+                del self._attended[topic]
+
+    def _unshelve(self, topic: str, queue: _Queue) -> None:
+        """Move what was held for `topic` to a queue. Nothing is held of a topic that has subscribers."""
+        for sender, shelf in list(self._shelves.items()):
+            shelf.take(topic, queue)
+            if not shelf.topics:
+                del self._shelves[sender]
+        if self._taps:
+            for message in queue.items:
+                assert isinstance(message, Message)
+                self._show(message, False)
+
+    def tap(self, tap: Tap) -> Callable[[], None]:
+        """Show each message to `tap` from now on (see the module); returns what ends it."""
+        self._taps.append(tap)
+        return lambda: self._taps.remove(tap)
+
+    def _show(self, message: Message, is_held: bool) -> None:
+        for tap in self._taps:
+            tap(message, is_held)
+
     def offer(self, message: Message) -> bool:
         """Deliver a direct message; False if somebody's queue is full: then nobody got it."""
         subscribers = self._subscribers.get(message.topic)
+        if subscribers is None and message.topic not in self._attended:
+            return self._shelve(message)
         if subscribers is None:
-            shelf = self._shelves.get(message.sender)
-            if shelf is None:
-                shelf = self._shelves[message.sender] = _Shelf(self._config)
-            return shelf.put(message)
+            subscribers = []
         if not all(subscription._queue.has_room(message) for subscription in subscribers):
             return False
         for subscription in subscribers:
             subscription._queue.push(message)
             subscription._wake()
+        if self._taps:
+            self._show(message, False)
         return True
+
+    def _shelve(self, message: Message) -> bool:
+        shelf = self._shelves.get(message.sender)
+        if shelf is None:
+            shelf = self._shelves[message.sender] = _Shelf(self._config)
+        is_taken = shelf.put(message)
+        if is_taken and self._taps:
+            self._show(message, True)
+        return is_taken
 
     def publish(self, message: Message) -> None:
         """Deliver a broadcast to those who have room."""
@@ -170,11 +219,21 @@ class Topics:
                 self._counters.add("messaging.broadcasts_dropped")
                 subscription._queue.miss()
             subscription._wake()
+        if self._taps:
+            self._show(message, False)
 
     def waiting(self) -> int:
         """How many messages wait in all queues."""
         queues = [s._queue for subscribers in self._subscribers.values() for s in subscribers]
         return sum(queue.messages for queue in queues) + sum(shelf.all.messages for shelf in self._shelves.values())
+
+    def full_share(self) -> float:
+        """How full the fullest queue is, in messages or bytes, 0 to 1."""
+        queues = [s._queue for subscribers in self._subscribers.values() for s in subscribers]
+        queues += [shelf.all for shelf in self._shelves.values()]
+        limits = self._config.limits
+        most = [max(q.messages / limits.inbox_messages_max, q.bytes / limits.inbox_bytes_max) for q in queues]
+        return max(most, default=0.0)
 
     def reconfigure(self, config: Config) -> None:
         """Use new limits at once; what waits already stays."""

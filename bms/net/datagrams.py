@@ -8,10 +8,12 @@ What a bad packet costs: without a member's NodeId one look into a table; with o
 taken, the same; otherwise one opening (four in a rotation of box keys), and a key derivation once for each member.
 At most `world.DRAIN_MAX` packets are handled before other tasks get their turn.
 
-An address of a peer is *validated* if its record lists it, or `confirm` was called for it. To others no more than three
-times the bytes that came from there are sent (as in RFC 9000 section 8.1): a member that forges its source address
-cannot make this node flood somebody. Where no address is named, packets go to the validated one that the peer was last
-heard from, otherwise to its record's UDP addresses in turn.
+An address of a peer is *validated* if its record lists it, or an answer has come from there to the number of
+`challenge`, which was sent to that address alone and nobody could guess (RFC 9000 section 8.2): so a member behind a
+network address translator is reached. To others no more than three times the bytes that came from there are sent
+(section 8.1), and one challenge a second for each member: a member that forges its source address cannot make this node
+flood somebody. Where no address is named, packets go to the validated one that the peer was last heard from, otherwise
+to its record's UDP addresses in turn.
 
 Kept for each member: `SOURCES_MAX` sources, and what `security.pairs` keeps; of `PEERS_MAX` members at most.
 
@@ -46,6 +48,8 @@ SOURCES_MAX = 8
 _AMPLIFICATION = 3
 _DRAINS_MAX = 16  # 4,096 packets: more than a receive buffer of 1 MiB holds
 _COMPLAINT_S = 60.0
+_CHALLENGE_S = 1.0
+_CHALLENGE_BYTES = 7  # a sequence number of packets has 63 bits
 
 
 @attrs.define(eq=False)
@@ -56,6 +60,8 @@ class _Source:
     is_confirmed: bool = False
     allowance: int = 0
     """Bytes that may be sent there before it is validated."""
+    number: int = 0
+    """The challenge; 0 before the first."""
 
 
 @attrs.define(eq=False)
@@ -67,6 +73,7 @@ class _Route:
     sources: dict[Address, _Source] = attrs.field(factory=dict)
     last: Address | None = None
     turn: int = 0
+    challenged_at: float = float("-inf")
 
     def is_validated(self, source: Address) -> bool:
         known = self.sources.get(source)
@@ -191,17 +198,30 @@ class Datagrams:
         return max(0, min(PAYLOAD_BYTES_MAX, allowance - OVERHEAD_BYTES))
 
     def is_validated(self, node_id: NodeId, source: Address) -> bool:
-        """Whether the peer is known to receive at `source`: its record lists it, or it was confirmed."""
+        """Whether the peer is known to receive at `source`: its record lists it, or it has answered from there."""
         route = self._route(node_id)
         return route is not None and route.is_validated(source)
 
-    def confirm(self, node_id: NodeId, source: Address) -> None:
-        """Take `source` for validated: from there came an answer to something that was sent there alone and could not
-        be guessed. Harmless if nothing has come from there.
+    def challenge(self, node_id: NodeId, source: Address) -> int | None:
+        """A number that the peer is to send back, if `source` has to be validated and it is time: send it there alone.
+
+        It stays the same for this source, since an answer may take longer than the pause before the next.
         """
+        route, now = self._route(node_id), trio.current_time()
+        known = None if route is None else route.sources.get(source)
+        if route is None or known is None or route.is_validated(source) or now < route.challenged_at + _CHALLENGE_S:
+            return None
+        route.challenged_at = now
+        if not known.number:
+            known.number = int.from_bytes(self._world.token_bytes(_CHALLENGE_BYTES), "big")
+        return known.number
+
+    def confirm(self, node_id: NodeId, source: Address, number: int) -> None:
+        """The peer has sent back `number` from `source`: validated, if that is the challenge that was sent there."""
         route = self._route(node_id)
-        if route is not None and source in route.sources:
-            route.sources[source].is_confirmed = True
+        known = None if route is None else route.sources.get(source)
+        if route is not None and known is not None and number and known.number == number:
+            known.is_confirmed = True
             route.last = source
 
     def forget(self, node_id: NodeId) -> None:

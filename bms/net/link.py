@@ -11,6 +11,7 @@ waits for the application: handlers are plain functions that put work elsewhere.
 A link ends when its peer closes it, breaks the protocol, goes silent for `keepalive_timeout_s`, or when it is retired
 or closed here. Then every call under way raises DeliveryError: whether the peer acted on it is unknown.
 
+Counted for all links together: messages each way by type, how long replies took, and how long senders waited for room.
 RTT is smoothed as in RFC 6298 from pings, which also measure the difference of the two wall clocks (NTP's way, RFC 5905
 §8).
 """
@@ -26,11 +27,12 @@ import outcome
 import trio
 
 from ..config import Config
-from ..counters import Counters
+from ..counters import Counters, Histogram
 from ..errors import DeliveryError, LimitError, RemoteError, RemoteProtocolError, UnreachableError
 from ..values import NodeId
+from ..wire.codec import encode_fields
 from ..wire.fields import clip_text
-from ..wire.framing import FrameReader
+from ..wire.framing import FrameReader, frame
 from ..wire.messages import (
     AnyMessage,
     Chunks,
@@ -63,6 +65,12 @@ _FAREWELL_S = 0.1
 _REASON_BYTES = 1000
 _PROGRESS_BYTES = 512
 _BULK_TYPES = range(32, 48)
+_TYPES = 128
+"""Message types that links count one by one."""
+
+# A message of a type that means nothing: whoever gets it ignores it. It fills a link whose throughput is measured.
+_FILLER_BYTES = 32 * 1024
+_FILLER = frame(encode_fields((255, 0, bytes(_FILLER_BYTES))))
 
 
 class Link:
@@ -96,11 +104,15 @@ class Link:
         self.clock_offset_ms: int | None = None
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.reply_s = Histogram()
+        """How long this peer took for replies; added to those of all links when this one has ended."""
         self._channel = channel
         self._reader = reader
         self._waiting = waiting
         self._config = config
         self._counters = counters
+        self._sent = counters.tally("net.messages_sent", _TYPES)
+        self._received = counters.tally("net.messages_received", _TYPES)
         self._routes = routes
         self._wall_time = wall_time
         self._scope = trio.CancelScope()
@@ -111,6 +123,7 @@ class Link:
         self._wake = trio.Event()
         self._room = trio.Event()
         self._calls: dict[int, trio.lowlevel.Task] = {}
+        self._probes: dict[int, trio.Event] = {}
         # Callers that were answered by one read ask again together: their requests go out together, by the writer.
         self._answered_together = 0
         self._last_id = 0
@@ -131,6 +144,11 @@ class Link:
             self._retimed.set()
         if config.limits.link_queue_bytes_max > old.limits.link_queue_bytes_max:
             self._room.set()
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """What waits to be sent: messages and bytes."""
+        return sum(map(len, self._queues)), self._queued_bytes
 
     # ------------------------------------------------------------------ sending
 
@@ -166,6 +184,7 @@ class Link:
         request_id = self._last_id
         self._enqueue(message, request_id)
         self._calls[request_id] = trio.lowlevel.current_task()
+        began = trio.current_time()
         if len(self._calls) == 1 and self._answered_together < 2:
             self._flush_nowait()
         else:
@@ -176,15 +195,48 @@ class Link:
             return trio.lowlevel.Abort.SUCCEEDED
 
         reply: AnyMessage = await trio.lowlevel.wait_task_rescheduled(abort)
+        self.reply_s.observe(self._heard_at - began)  # what was read at once has one time
         if isinstance(reply, Error):
             raise RemoteError(reply.kind, reply.text)
         return reply
+
+    async def probe(self, filler_bytes: int = 0) -> float:
+        """Seconds until the peer answers a ping that goes out behind `filler_bytes`, which it ignores.
+
+        What is queued already goes out first. Raises UnreachableError if the link ends before the answer.
+        """
+        self._last_id += 1
+        answered = self._probes[self._last_id] = trio.Event()
+        ping = frame_message(Ping(id=self._last_id, time=int(self._wall_time() * 1000)))
+        began = trio.current_time()
+        try:
+            for _ in range(-(-filler_bytes // _FILLER_BYTES)):
+                self._put_bulk(_FILLER)
+                while self.is_open and self._queued_bytes > self._config.limits.link_queue_bytes_max:
+                    await self._wait_room()
+            self._put_bulk(ping)
+            self._sent[Ping.TYPE] += 1
+            await answered.wait()
+        finally:
+            self._probes = {number: event for number, event in self._probes.items() if event is not answered}
+        if not self.is_open:
+            raise UnreachableError(f"the link to {self.node_id.short} has ended: {self.reason}")
+        return trio.current_time() - began
+
+    def _put_bulk(self, data: bytes) -> None:
+        if not self.is_open:
+            raise UnreachableError(f"the link to {self.node_id.short} has ended: {self.reason}")
+        self._queues[2].append(data)
+        self._queued_bytes += len(data)
+        self._wake.set()
 
     async def _wait_room(self) -> None:
         if not self.is_open:
             raise UnreachableError(f"the link to {self.node_id.short} has ended: {self.reason}")
         self._room = trio.Event() if self._room.is_set() else self._room
+        began = trio.current_time()
         await self._room.wait()
+        self._counters.observe("net.room_wait_s", trio.current_time() - began)
 
     def _enqueue(self, message: AnyMessage, request_id: int | None = None) -> None:
         data = frame_message(message, request_id)
@@ -194,7 +246,7 @@ class Link:
         lane = 2 if kind in _BULK_TYPES else 1 if 48 <= kind < 64 and kind != Response.TYPE else 0
         self._queues[lane].append(data)
         self._queued_bytes += len(data)
-        self._counters.add("net.messages_sent")
+        self._sent[kind] += 1
 
     def _take(self) -> bytes:
         """The next bytes for the channel: about 64 KiB, the urgent first, and something of every lane."""
@@ -273,9 +325,10 @@ class Link:
 
     def _receive_untrusted(self, payload: bytes) -> None:
         message = parse_message_untrusted(payload)
-        self._counters.add("net.messages_received")
         if message is None:
+            self._counters.add("net.messages_ignored")
             return
+        self._received[message.TYPE] += 1
         if isinstance(message, _REPLIES):
             task = self._calls.pop(message.id, None)
             self._answered_together += 1
@@ -284,7 +337,11 @@ class Link:
         elif isinstance(message, Ping):
             self.send_nowait(Pong(id=message.id, time=int(self._wall_time() * 1000)))
         elif isinstance(message, Pong):
-            self._measure(message)
+            probe = self._probes.get(message.id)
+            if probe is None:
+                self._measure(message)
+            else:
+                probe.set()
         elif isinstance(message, Close):
             self._farewell = None
             self.end(f"the peer closed it: {message.reason}")
@@ -390,6 +447,8 @@ class Link:
                 error = DeliveryError(f"the link to {self.node_id.short} ended before the answer: {self.reason}")
                 trio.lowlevel.reschedule(task, outcome.Error(error))
             self._calls.clear()
+            for probe in self._probes.values():
+                probe.set()
             await self._channel.aclose()
 
     async def _guard(self, task: Callable[[], Any]) -> None:

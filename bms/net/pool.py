@@ -27,7 +27,7 @@ import attrs
 import trio
 
 from ..config import Config
-from ..counters import Counters
+from ..counters import OTHER, Counters
 from ..errors import MeshError, RefusedError, RemoteProtocolError, UnreachableError
 from ..security.identity import Identity
 from ..security.trust import Trust
@@ -139,6 +139,10 @@ class Pool:
                 self._listening.discard(scope)
         raise UnreachableError("this node's links have ended")
 
+    def every(self) -> Iterable[Link]:
+        """All links that carry something still, those that are retired among them."""
+        return self._all
+
     def link(self, node_id: NodeId) -> Link | None:
         """The open link to a node, or None."""
         link = self.links.get(node_id)
@@ -150,6 +154,7 @@ class Pool:
         """Be the listening side on `stream` until the link ends; never raises for what the peer did."""
         host = _host_of(stream)
         limits = self._config.limits
+        self._counters.add("net.connections_accepted")
         if (
             self._is_draining
             or self._handshakes.total() >= limits.handshakes_max
@@ -163,10 +168,10 @@ class Pool:
         except RemoteProtocolError as error:
             if error.code == CloseCode.DUPLICATE:
                 return  # both sides dialed; that happens
-            self._counters.add("net.handshakes_refused")
+            self._counters.count("net.handshakes_refused", _code_name(error))
             log.warning("refused a connection from %s: %s", host or "a stream", error)
         except MeshError as error:
-            self._counters.add("net.handshakes_failed")
+            self._counters.count("net.handshakes_failed", type(error).__name__)
             log.info("a connection from %s did not become a link: %s", host or "a stream", error)
         except Exception:
             # A bug of ours costs this connection, not the node.
@@ -185,6 +190,7 @@ class Pool:
         channel: Channel | None = None
         if not dialed:
             self._handshakes[host] += 1
+        began = trio.current_time()
         try:
             with trio.fail_after(self._config.limits.handshake_timeout_s):
                 # The proof covers the certificate that TLS shows: both are of one identity, whatever comes meanwhile.
@@ -208,6 +214,7 @@ class Pool:
                 # Again, since a listener's welcome took time: nothing waits between this and the registration.
                 self._admit(peer)
                 channel = None  # the link owns it now
+                self._counters.observe("net.handshake_s", trio.current_time() - began)
                 return link
         except trio.TooSlowError:
             raise UnreachableError(
@@ -303,6 +310,8 @@ class Pool:
                 self._emptied.set()
             self._counters.add("net.bytes_sent", link.bytes_sent)
             self._counters.add("net.bytes_received", link.bytes_received)
+            self._counters.histogram("net.reply_s").add(link.reply_s)
+            self._counters.add("net.links_closed")
             last = self.links.get(link.node_id) is link
             if last:
                 del self.links[link.node_id]
@@ -330,6 +339,21 @@ class Pool:
         """
         if self._nursery is None or self._is_draining:
             raise UnreachableError("this node is not running")
+        self._counters.add("net.dials")
+        try:
+            link = await self._dial(address, timeout_s)
+        except DuplicateLinkError:
+            raise
+        except MeshError as error:
+            self._counters.count("net.dials_failed", type(error).__name__)
+            raise
+        adopted = await self._adopt(link)
+        if adopted is None:
+            raise UnreachableError("this node is not running")
+        return self.link(link.node_id) or adopted
+
+    async def _dial(self, address: Address, timeout_s: float | None) -> Link:
+        """A link that nobody knows yet."""
         try:
             with trio.fail_after(self._config.gossip.dial_timeout_s if timeout_s is None else timeout_s):
                 stream = await self._world.network.dial(address)
@@ -340,17 +364,13 @@ class Pool:
         except ValueError as error:  # UnicodeError among them: a host that IDNA cannot encode
             raise UnreachableError(f"{address} is no address: {error}") from error
         try:
-            link = await self._shake(stream, _host_of(stream), dialed=True)
+            return await self._shake(stream, _host_of(stream), dialed=True)
         except DuplicateLinkError:
             raise
         except RemoteProtocolError as error:
             if error.code == CloseCode.DUPLICATE:
                 raise DuplicateLinkError(str(error)) from error
             raise
-        adopted = await self._adopt(link)
-        if adopted is None:
-            raise UnreachableError("this node is not running")
-        return self.link(link.node_id) or adopted
 
     async def dial_any(
         self, addresses: Iterable[Address], on_error: Callable[[MeshError], None] | None = None
@@ -367,6 +387,14 @@ class Pool:
                 if on_error is not None:
                     on_error(error)
         return None, errors
+
+
+def _code_name(error: RemoteProtocolError) -> str:
+    """Why a handshake was refused, as one of few words."""
+    try:
+        return CloseCode(error.code).name.lower()
+    except ValueError:
+        return OTHER
 
 
 def _os_reason(error: OSError) -> str:

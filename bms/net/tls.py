@@ -39,6 +39,8 @@ __all__ = [
     "SocketChannel",
     "StreamChannel",
     "TlsContexts",
+    "TlsSocket",
+    "load_chain",
     "make_contexts",
     "open_channel",
 ]
@@ -82,12 +84,13 @@ class TlsContexts:
     client: ssl.SSLContext
 
 
-class _Socket(ssl.SSLSocket):
+class TlsSocket(ssl.SSLSocket):
     """`ssl.SSLSocket`, which reads once if the peer went away while it was being made, and stays open if that fails:
     nobody holds it then. A channel reads with `read`, so this is the only use of `recv`.
     """
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        """See the class."""
         try:
             return super().recv(buflen, flags)
         except OSError as error:
@@ -96,7 +99,7 @@ class _Socket(ssl.SSLSocket):
             raise
 
 
-def _load_chain(context: ssl.SSLContext, cert_pem: bytes, key_pem: bytes) -> None:
+def load_chain(context: ssl.SSLContext, cert_pem: bytes, key_pem: bytes) -> None:
     """Load a chain from memory. OpenSSL's loader takes only paths: an unnamed file is the path where there is one."""
     if sys.platform == "linux":
         fd = os.memfd_create("bms-identity", os.MFD_CLOEXEC)
@@ -124,8 +127,8 @@ def make_contexts(identity: Identity) -> TlsContexts:
         context.verify_mode = ssl.CERT_REQUIRED
         context.load_verify_locations(cadata=roots)
         context.set_alpn_protocols([ALPN])
-        context.sslsocket_class = _Socket
-        _load_chain(context, identity.cert_pem, identity.key_pem)
+        context.sslsocket_class = TlsSocket
+        load_chain(context, identity.cert_pem, identity.key_pem)
         contexts.append(context)
     contexts[0].num_tickets = 0
     return TlsContexts(*contexts)

@@ -2,8 +2,8 @@
 
 Formats and crypto only. Nothing here knows of streams or tasks; `disk` alone touches the file system, for `authority`
 and `identity`. Lowest first: `keys`, `pem`, `disk`, `signed`, `certificates`, `bundle`, `records`, `trust`,
-`authority`, `identity`; beside them `pairwise` and `pairs`, for datagrams. The formats are in
-docs/reference/formats.md.
+`authority`, `identity`; beside them `pairwise` and `pairs`, for datagrams, and
+`tokens`, for the HTTP interface. The formats are in docs/reference/formats.md.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ import outcome
 import trio
 
 from .. import failpoints
+from ..counters import Counters
 from ..errors import ClosedError, StoreError
 from .folder import FolderLock, open_connection, open_memory, store_error
 
@@ -69,12 +71,13 @@ class Participant(Protocol):
 
 
 class _Job:
-    __slots__ = ("operation", "outcome", "size", "task", "token")
+    __slots__ = ("asked", "operation", "outcome", "size", "task", "token")
 
     def __init__(self, operation: Operation[Any], size: int) -> None:
         self.operation = operation
         self.size = size
         self.outcome: outcome.Value[Any] | outcome.Error | None = None
+        self.asked: float | None = None
         self.task: trio.lowlevel.Task | None = None
         self.token: trio.lowlevel.TrioToken | None = None
 
@@ -96,10 +99,12 @@ class Database:
         cache_bytes: int = 8 * 1024 * 1024,
         vfs: str | None = None,
         disk_wait: Callable[[], Awaitable[None]] | None = None,
+        counters: Counters | None = None,
     ) -> None:
         self.path = path
         self.failing: str | None = None
         self.commits = 0
+        self._counters = Counters() if counters is None else counters
         self._threads = threads and path is not None
         self._disk_wait = disk_wait
         self._queue_operations_max = queue_operations_max
@@ -128,6 +133,7 @@ class Database:
         self._room: deque[trio.Event] = deque()
         self._thread: threading.Thread | None = None
         self._transaction = threading.Lock()
+        self._commit_s = 0.0
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -170,6 +176,7 @@ class Database:
         self._check_open()
         job = _Job(operation, 0)
         self._tell(self._commit([job]))
+        self._count([job], self._commit_s)
         assert job.outcome is not None
         result: T = job.outcome.unwrap()
         return result
@@ -184,12 +191,14 @@ class Database:
         Cancelled, it may still happen.
         """
         self._check_open()
+        asked = trio.current_time()
         if not self._threads:
             if self._disk_wait is None:
                 await trio.lowlevel.checkpoint_if_cancelled()
             else:
                 await self._disk_wait()
             result = self.write_now(operation)
+            self._counters.observe("store.write_s", trio.current_time() - asked)
             await trio.lowlevel.cancel_shielded_checkpoint()
             return result
         while self._queued >= self._queue_operations_max or (
@@ -202,6 +211,7 @@ class Database:
         job = _Job(operation, size)
         job.task = trio.lowlevel.current_task()
         job.token = trio.lowlevel.current_trio_token()
+        job.asked = asked
         self._queued += 1
         self._queued_bytes += size
         if self._thread is None:
@@ -232,8 +242,11 @@ class Database:
                 self._hand_back(jobs, self._commit(jobs))
 
     def _hand_back(self, jobs: list[_Job], after: list[Callable[[], None]]) -> None:
+        commit_s = self._commit_s
+
         def deliver() -> None:
             self._tell(after)
+            self._count(jobs, commit_s)
             for job in jobs:
                 self._queued -= 1
                 self._queued_bytes -= job.size
@@ -249,6 +262,24 @@ class Database:
         except trio.RunFinishedError:
             pass  # the program has ended: nobody waits any more, and what was committed is on disk
 
+    def _count(self, jobs: list[_Job], commit_s: float) -> None:
+        """Count one commit, on the Trio thread."""
+        counters = self._counters
+        counters.observe("store.commit_s", commit_s)
+        counters.observe("store.group", len(jobs))
+        size = sum(job.size for job in jobs)
+        counters.observe("store.commit_bytes", size)
+        failed = sum(isinstance(job.outcome, outcome.Error) for job in jobs)
+        if failed:
+            counters.add("store.writes_failed", failed)
+        if jobs[0].asked is not None:
+            now, write_s = trio.current_time(), counters.histogram("store.write_s")
+            for job in jobs:
+                if job.asked is not None:
+                    write_s.observe(now - job.asked)
+        if commit_s >= counters.slow_s:
+            counters.slow("commit", commit_s, {"writes": len(jobs), "bytes": size})
+
     def _tell(self, after: list[Callable[[], None]]) -> None:
         for callback in after:
             try:
@@ -259,7 +290,9 @@ class Database:
     def _commit(self, jobs: list[_Job]) -> list[Callable[[], None]]:
         """Run the jobs in one transaction, leaving each its outcome; returns what is to run on the Trio thread."""
         with self._transaction:
+            began = time.perf_counter()
             done = outcome.capture(self._run_group, jobs)
+            self._commit_s = time.perf_counter() - began
             if isinstance(done, outcome.Value):
                 if self.failing is not None:
                     log.info("the store can be written again")
@@ -317,6 +350,16 @@ class Database:
         return [callback for callback in after if callback is not None]
 
     # ------------------------------------------------------------------ reading
+
+    @property
+    def queued(self) -> tuple[int, int]:
+        """What waits for the writing thread: writes, and about how many bytes they hold."""
+        return self._queued, self._queued_bytes
+
+    @property
+    def full_share(self) -> float:
+        """How full the queue of writes is, 0 to 1."""
+        return max(self._queued / self._queue_operations_max, self._queued_bytes / self._queue_bytes_max)
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         """All rows of a query on the last commit, on the caller's thread. `CorruptionError` where pages are damaged."""

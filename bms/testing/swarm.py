@@ -300,7 +300,7 @@ class Swarm:
     def _wanted(self, node: SwarmNode, other: SwarmNode, node_id: NodeId) -> None:
         if node.reads:
             other.stream_bytes += _CARD_BYTES
-            effects: list[Effect] = other.swim.card(node_id, node.node_id, self.heap.now)
+            effects: list[Effect] = other.swim.give([node_id], node.node_id, self.heap.now)
             for effect in effects:
                 assert isinstance(effect, Send)
                 self._act(node, node.swim.handle(effect.messages, other.node_id, self.heap.now, stream=True))

@@ -6,6 +6,9 @@ here changes it.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from typing import Any
+
 from .. import roster
 from ..config import Config
 from ..counters import Counters
@@ -14,6 +17,8 @@ from ..errors import ClosedError, NotFoundError
 from ..life import Life
 from ..messaging.courier import RequestServer
 from ..messaging.topics import Topics
+from ..monitor.journal import Journal
+from ..monitor.tracing import NO_SPAN, Tracer
 from ..security.identity import Identity
 from ..security.trust import Trust
 from ..store.database import Database
@@ -36,6 +41,8 @@ class Core:
     _topics: Topics
     _servers: dict[str, RequestServer]
     _tags: dict[str, str]
+    _journal: Journal
+    _tracer: Tracer | None
     _life: Life | None
     _is_closed: bool
 
@@ -49,10 +56,18 @@ class Core:
         """The configuration in force."""
         return self._config
 
+    def now(self) -> float:
+        """The time by this node's clock, Unix seconds."""
+        return self._world.wall_time()
+
     def _running(self) -> Life:
         if self._life is None:
             raise ClosedError("the mesh is not running")
         return self._life
+
+    def span(self, name: str, **facts: str | int | float | None) -> AbstractContextManager[Any]:
+        """A span of OpenTelemetry around a `with` block, where `log.traces` is on; otherwise nothing."""
+        return NO_SPAN if self._tracer is None else self._tracer.span(name, **facts)
 
     def _known(self, node: str | Node) -> NodeId:
         node_id = NodeId(node.node_id if isinstance(node, Node) else node)

@@ -6,12 +6,13 @@ What waits where, and what happens when it is full, is in docs/concepts/messages
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
 import trio
 
 from ..errors import RefusedError
-from ..messaging.topics import Subscription
+from ..messaging.topics import Subscription, Tap
+from ..neighbours import check_topic
 from ..security.trust import READ
 from ..values import Message, Node
 from .core import Core
@@ -33,13 +34,24 @@ class MessageVerbs(Core):
         UnreachableError (never sent), DeliveryError (sent, outcome unknown), LimitError (too large, or the receiver had
         no room), RefusedError (no grant).
         """
-        await self._running().courier.send(self._known(to), bytes(body), topic, deadline_s)
+        check_topic(topic)
+        courier, node_id = self._running().courier, self._known(to)
+        if self._tracer is None:
+            await courier.send(node_id, bytes(body), topic, deadline_s)
+            return
+        with self._tracer.span("bms.send", peer=node_id.short, topic=topic, bytes=len(body)):
+            await courier.send(node_id, bytes(body), topic, deadline_s)
 
     async def request(self, to: str | Node, body: bytes, topic: str = "", deadline_s: float = 5.0) -> bytes:
         """Ask one node and return its handler's answer. Errors as for `send_message`; a handler's error is a
         RemoteError.
         """
-        return await self._running().courier.request(self._known(to), bytes(body), topic, deadline_s)
+        check_topic(topic)
+        courier, node_id = self._running().courier, self._known(to)
+        if self._tracer is None:
+            return await courier.request(node_id, bytes(body), topic, deadline_s)
+        with self._tracer.span("bms.request", peer=node_id.short, topic=topic, bytes=len(body)):
+            return await courier.request(node_id, bytes(body), topic, deadline_s)
 
     async def serve_requests(
         self,
@@ -52,6 +64,7 @@ class MessageVerbs(Core):
 
         LocalProtocolError if the topic is served already.
         """
+        check_topic(topic)
         await self._running().courier.serve_requests(topic, handler, task_status=task_status)
 
     async def broadcast_message(self, body: bytes, topic: str = "") -> int:
@@ -65,14 +78,34 @@ class MessageVerbs(Core):
             await trio.lowlevel.checkpoint_if_cancelled()
         else:
             await trio.lowlevel.checkpoint()
-        return self._running().courier.broadcast(bytes(body), topic)
+        check_topic(topic)
+        if self._tracer is None:
+            return self._running().courier.broadcast(bytes(body), topic)
+        with self._tracer.span("bms.broadcast", topic=topic, bytes=len(body)):
+            return self._running().courier.broadcast(bytes(body), topic)
 
     def subscribe(self, topic: str = "") -> AbstractAsyncContextManager[Subscription]:
         """An async context manager giving an async iterator of `Message` and `Missed` on `topic`.
 
         Live from the moment it is entered; ends when the mesh stops.
         """
+        self._may_read(topic)
+        return self._topics.subscribe(topic)
+
+    def tap_messages(self, tap: Tap) -> Callable[[], None]:
+        """Show every message that passes to this node's program to `tap(message, is_held)`, without taking any.
+
+        Called at once, on the Trio thread; must be plain, quick, and not raise. Returns what ends it.
+        """
+        return self._topics.tap(tap)
+
+    def attend_topic(self, topic: str) -> AbstractContextManager[None]:
+        """A context manager: meanwhile this node counts as a subscriber of `topic` that keeps nothing, for taps."""
+        self._may_read(topic)
+        return self._topics.attend(topic)
+
+    def _may_read(self, topic: str) -> None:
+        check_topic(topic)
         self._running()
         if not self._trust.allows(self._identity.admission, f"topic:{topic}", READ):
             raise RefusedError(f"this node's admission does not allow topic {topic!r}")
-        return self._topics.subscribe(topic)

@@ -14,7 +14,8 @@ from .. import roster
 from ..data.replication import SyncReport
 from ..errors import LocalProtocolError, NotFoundError
 from ..membership.watching import NodeWatch
-from ..roster import Topology
+from ..neighbours import TopologyLink
+from ..roster import Suspicion, Topology
 from ..values import Address, Node, NodeId, NodeState
 from .core import Core
 
@@ -108,6 +109,20 @@ class NodeVerbs(Core):
         """The nodes, and the links of this one with round trip, loss and age, as they are now."""
         return roster.topology(self._running(), self._all_nodes())
 
+    async def links_of_linked(self) -> dict[NodeId, list[TopologyLink]]:
+        """The links that the linked nodes say they have, by node; at most 64 are asked, for at most 2 s."""
+        return await self._running().neighbours.ask()
+
+    def suspicions(self) -> list[Suspicion]:
+        """Which members are suspected, and by whom, as far as this node has heard."""
+        return roster.suspicions(self._running())
+
+    @property
+    def last_sync(self) -> float | None:
+        """When this node has last been reconciled with another in this life, Unix seconds."""
+        at = None if self._life is None else self._life.replication.synced_at
+        return None if at is None else self._world.wall_time() - (trio.current_time() - at)
+
     async def sync_with_peers(self, peers: Iterable[str] | None = None) -> SyncReport:
         """Reconcile the store with `peers` (all linked ones: None) now; per peer what it took.
 
@@ -117,4 +132,5 @@ class NodeVerbs(Core):
         if not self._config.enable_replication:
             raise LocalProtocolError("enable_replication is off")
         chosen = None if peers is None else [self._known(peer) for peer in peers]
-        return await life.replication.sync(chosen)
+        with self.span("bms.sync", peers=None if chosen is None else len(chosen)):
+            return await life.replication.sync(chosen)

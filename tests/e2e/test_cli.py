@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
+import re
 import signal
+import socket
+import struct
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+import termios
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
+import httpx
 import pytest
 import trio
 
@@ -354,3 +361,294 @@ async def test_settings_are_shown_as_they_would_be_in_force(machine: Machine) ->
     assert (shown["node_name"], shown["mesh_name"], shown["limits.topics_max"]) == ("from-file", "from-environment", 7)
     async with machine.up("--config", str(path), "--dev") as node:
         assert (node.ready["name"], node.ready["mesh_name"]) == ("from-file", "from-environment")
+
+
+# --- watching and asking
+
+
+async def test_the_state_of_a_node_is_told_in_text_json_and_exit_status(machine: Machine) -> None:
+    async with machine.up("--dev", "--name", "one") as one, machine.up("--dev", "--name", "two"):
+        await joined(machine, "one", 2)
+        health = (await machine.ok("health", "--node", "one")).text.splitlines()
+        assert (health[0], health[1].split()) == ("ok", ["CHECK", "STATUS", "REASON"])
+        assert (await machine.ok("health", "--node", "one", "-o", "json")).json["status"] == "ok"
+
+        page = machine.folder / "report.html"
+        await machine.ok("report", "--node", "one", "--out", str(page))
+        assert page.read_text().lstrip().lower().startswith("<!doctype html")
+        assert (await machine.ok("report", "--node", "one", "--format", "json")).json
+        assert "two" in (await machine.ok("report", "--node", "one")).text
+
+        once = (await machine.ok("top", "--node", "one", "--interval", "0.1")).text
+        assert re.search(r"^two +\w{8} +alive ", once, re.MULTILINE)
+        sample = (await machine.ok("top", "--node", "one", "--once", "-o", "json")).json
+        assert set(sample) == {"time", "stats", "nodes", "links", "health", "events"}
+        assert [node["name"] for node in sample["nodes"]] == ["one", "two"]
+
+        doctor = (await machine.ok("doctor", "--node", "one", "-o", "json")).json
+        assert doctor["running"] is True
+        assert f"listener: {one.ready['address']} takes connections" in [row["what"] for row in doctor["findings"]]
+        table = (await machine.ok("doctor", "--node", "two")).text.splitlines()
+        assert table[0].startswith("Node two ")
+        assert re.fullmatch(r"0 problems, \d+ warnings?\.", table[-1])
+
+
+async def test_a_node_that_is_not_well_makes_health_fail(machine: Machine) -> None:
+    async with machine.up("--dev") as node:
+        await machine.ok("health")
+        node.process.send_signal(signal.SIGSTOP)
+        await trio.sleep(2)
+        node.process.send_signal(signal.SIGCONT)
+        done = await machine.eventually(lambda done: done.status == 1, "health")
+        assert done.text.splitlines()[0] == "degraded"
+        assert re.search(r"^scheduler +degraded +tasks waited", done.text, re.MULTILINE)
+    assert "bms up" in one_line(await machine.run("health"), 3)
+    assert "bms up" in one_line(await machine.run("top", "-o", "json"), 3)
+
+
+async def test_samples_end_with_the_node_and_say_so(machine: Machine) -> None:
+    async with machine.up("--dev") as node, machine.start("top", "-o", "json", "--interval", "0.1") as top:
+        for _ in range(3):
+            assert json.loads(await top.line())["stats"]["node_id"] == node.ready["node_id"]
+        await node.end()
+        with trio.fail_after(PROCESS_S):
+            while await top.output.receive_some():
+                pass
+        assert await top.wait() in (1, 3)
+        assert len(top.log.read_text().splitlines()) == 1
+
+
+async def test_a_doctor_without_a_node_finds_what_would_keep_one_from_starting(machine: Machine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        arguments = ("--set", f"listen_address=127.0.0.1:{port}", "--set", "bootstrap_nodes=nowhere.invalid:1")
+        done = await machine.run("doctor", *arguments, "-o", "json")
+    assert done.status == 1
+    found = done.json
+    assert found["running"] is False
+    problems = [row["what"] for row in found["findings"] if row["status"] == "problem"]
+    assert any(f"127.0.0.1:{port} is taken by process {os.getpid()} " in what for what in problems)
+    assert any("nowhere.invalid" in what for what in problems)
+    assert not (machine.folder / "h").exists()
+    done = await machine.run("doctor", "--set", "dev_mode=true")
+    assert done.text.startswith("No such node is running")
+
+
+async def test_a_node_that_hangs_is_found_by_the_doctor(machine: Machine) -> None:
+    async with machine.up("--dev") as node:
+        node.process.send_signal(signal.SIGSTOP)
+        done = await machine.run("doctor")
+        node.process.send_signal(signal.SIGCONT)
+        assert done.status == 1
+        assert f"process {node.process.pid} serves {node.ready['folder']} and does not answer" in done.text
+
+
+async def test_the_dashboards_link_logs_in_once_and_is_refused_where_http_is_off(machine: Machine) -> None:
+    async with machine.up("--dev", "--http", "127.0.0.1:0") as node:
+        (link,) = (await machine.ok("dashboard", "--print")).text.split()
+        url, _, code = link.partition("/#login=")
+        assert url == node.ready["http_url"]
+        async with httpx.AsyncClient(base_url=url, trust_env=False) as client:
+            answer = await client.post("/api/v1/login", json={"code": code})
+            assert answer.status_code == 200
+            token = answer.json()["token"]
+            status = await client.get("/api/v1/status", headers={"Authorization": f"Bearer {token}"})
+            assert status.json()["node_id"] == node.ready["node_id"]
+            assert (await client.post("/api/v1/login", json={"code": code})).status_code in (401, 403)
+        browser = machine.folder / "browser"
+        browser.write_text('#!/bin/sh\ncp "${1#file://}" opened.html\n')
+        browser.chmod(0o755)
+        machine.environ["BROWSER"] = f"{browser} %s"
+        shown = await machine.ok("dashboard")
+        assert "--print" in shown.text
+        page = machine.folder / "opened.html"
+        await until(page.exists, PROCESS_S)
+        await until(lambda: f"{url}/#login=" in page.read_text(), PROCESS_S)
+        assert (Path(node.ready["folder"]) / "dashboard.html").stat().st_mode & 0o777 == 0o600
+    async with machine.up("--dev", "--no-http") as node:
+        assert (node.ready["http_url"], node.ready["https_url"]) == (None, None)
+        assert "--http" in one_line(await machine.run("dashboard", "--print"), 1)
+
+
+async def test_nodes_on_one_machine_do_not_take_each_others_ports(machine: Machine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1] - 1  # the port above the listener's is another program's
+        done = await machine.run("up", "--dev", "--http", f"127.0.0.1:{port + 1}")
+        assert done.status == 1
+        assert f"127.0.0.1:{port + 1}" in done.err.splitlines()[-1]
+        async with machine.up("--dev", "--listen", f"127.0.0.1:{port}") as node:
+            assert node.ready["http_url"].startswith("http://127.0.0.1:")
+            assert not node.ready["http_url"].endswith(f":{port + 1}")
+            assert f"HTTP is at {node.ready['http_url']}" in node.log.read_text()
+            url = node.ready["http_url"]
+            node.process.send_signal(signal.SIGHUP)
+            await until(lambda: "reloaded" in node.log.read_text(), PROCESS_S)
+            assert (await machine.ok("status", "-o", "json")).json["http_url"] == url
+
+
+# --- the live view
+
+
+class Screen:
+    """What a program draws on a terminal of its own."""
+
+    def __init__(self, process: trio.Process, master: int) -> None:
+        self.process = process
+        self.text = ""
+        self._master = master
+
+    async def until(self, words: str, *, count: int = 1) -> None:
+        """Read until these words were drawn, `count` times from now on."""
+        start = len(self.text)
+        with trio.fail_after(PROCESS_S):
+            while self.text.count(words, start) < count:
+                await trio.lowlevel.wait_readable(self._master)
+                self.text += os.read(self._master, 1 << 16).decode("utf-8", "replace")
+
+    def press(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def resize(self, columns: int, lines: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
+    @property
+    def is_cooked(self) -> bool:
+        """Whether the terminal edits lines and shows what is typed, as a shell left it."""
+        return bool(termios.tcgetattr(self._master)[3] & termios.ICANON)
+
+    async def end(self) -> int:
+        """The exit status, once all that was drawn has been read."""
+        with trio.fail_after(PROCESS_S):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._drain)
+                status = await self.process.wait()
+                nursery.cancel_scope.cancel()
+        os.set_blocking(self._master, False)
+        try:
+            while data := os.read(self._master, 1 << 16):
+                self.text += data.decode("utf-8", "replace")
+        except OSError:  # nothing more, or the other end is closed
+            pass
+        return status
+
+    async def _drain(self) -> None:
+        while True:
+            await trio.lowlevel.wait_readable(self._master)
+            try:
+                self.text += os.read(self._master, 1 << 16).decode("utf-8", "replace")
+            except OSError:
+                await trio.sleep_forever()
+
+
+@asynccontextmanager
+async def screen(machine: Machine, *arguments: str) -> AsyncIterator[Screen]:
+    """Run `bms` on a terminal of 100 columns and 24 lines."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    try:
+        process = await trio.lowlevel.open_process(
+            ["setsid", "--ctty", *BMS, *arguments], stdin=slave, stdout=slave, stderr=slave, cwd=machine.folder,
+            env={**machine.environ, "TERM": "xterm-256color", "PYTHONUTF8": "1"},
+        )  # fmt: skip
+        try:
+            yield Screen(process, master)
+        finally:
+            process.kill()
+            with trio.CancelScope(shield=True):
+                await process.wait()
+    finally:
+        os.close(master)
+        os.close(slave)
+
+
+ENTER, LEAVE, CURSOR = "\x1b[?1049h", "\x1b[?1049l", "\x1b[?25h"
+
+
+async def test_the_live_view_follows_the_node_and_gives_the_terminal_back(machine: Machine) -> None:
+    async with machine.up("--dev", "--name", "kitchen") as node, screen(machine, "top", "--interval", "0.2") as top:
+        await top.until("kitchen")
+        assert ENTER in top.text
+        was_cooked = top.is_cooked
+        async with machine.up("--dev", "--name", "cellar"):
+            await top.until("joined")
+        await top.until("left")
+        top.resize(60, 12)
+        await top.until("quit")
+        top.press("p")
+        await top.until("PAUSED")
+        top.press("p")
+        await node.end(signal.SIGKILL)
+        await top.until("NOT RUNNING")
+        async with machine.up("--dev", "--name", "kitchen"):
+            await top.until("runs again")
+            top.press("q")
+            assert await top.end() == 0
+        assert (was_cooked, top.is_cooked) == (False, True)
+        assert top.text.index(ENTER) < top.text.rindex(LEAVE)
+        assert CURSOR in top.text[top.text.rindex(LEAVE) - 100 :]
+        assert "Traceback" not in top.text
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, -signal.SIGTERM)])
+async def test_a_signal_ends_the_live_view_with_the_terminal_in_order(
+    machine: Machine, number: signal.Signals, status: int
+) -> None:
+    async with machine.up("--dev"), screen(machine, "top") as top:
+        await top.until("quit")
+        if number == signal.SIGINT:
+            top.press("\x03")
+        else:
+            top.process.send_signal(number)
+        assert await top.end() == status
+        assert top.is_cooked
+        assert LEAVE in top.text
+        assert "Traceback" not in top.text
+
+
+async def test_without_a_node_the_terminal_is_left_alone(machine: Machine) -> None:
+    async with screen(machine, "top") as top:
+        assert await top.end() == 3
+        assert ENTER not in top.text
+        assert "bms up" in top.text
+
+
+async def test_a_node_is_asked_over_http_with_a_token_that_no_command_line_shows(machine: Machine) -> None:
+    async with machine.up("--dev", "--name", "one", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0") as one:
+        token = (await machine.ok("token", "issue", "--scope", "*")).text.strip()
+        file = machine.folder / "token"
+        file.write_text(token + "\n")
+        there = ("--url", one.ready["http_url"], "--token", str(file))
+        piped = ("--url", one.ready["http_url"], "--token", "-")
+
+        await machine.ok("put", *there, "greeting", "hello")
+        assert (await machine.ok("get", *piped, "greeting", stdin=f"{token}\n".encode())).out == b"hello"
+        binary = bytes(range(256)) * 1000
+        await machine.ok("put", *piped, "a/../ü", "-", stdin=f"{token}\n".encode() + binary)
+        assert (await machine.ok("get", "a/../ü")).out == binary
+        for command in (("ls",), ("nodes",)):
+            here = [{**row, "last_seen": None} for row in (await machine.ok(*command, "-o", "json")).json]
+            assert [
+                {**row, "last_seen": None} for row in (await machine.ok(*command, *there, "-o", "json")).json
+            ] == here
+        status = (await machine.ok("status", *there, "-o", "json")).json
+        assert (status["name"], status["entries"]) == ("one", 2)
+        await machine.ok("rm", *there, "greeting")
+        assert "no key 'greeting'" in one_line(await machine.run("get", *there, "greeting"), 1)
+        await machine.ok("send", *there, "one", "early", "--topic", "t")
+        heard = await machine.ok("listen", *there, "--topic", "t", "--count", "1", "-o", "json")
+        assert heard.json["body"] == "early"
+        assert "sent to 0 other nodes" in (await machine.ok("broadcast", *there, "hi")).text
+        assert (await machine.ok("sync", *there, "-o", "json")).json == {"peers": []}
+
+        machine.environ["BMS_TOKEN"] = token
+        assert (await machine.run("health", "--url", one.ready["http_url"], "-o", "json")).json["status"]
+        assert "is not known to be that node" in one_line(
+            await machine.run("nodes", "--url", one.ready["https_url"], "--fingerprint", "0" * 64), 1
+        )
+        shown = (await machine.run("nodes", "--url", one.ready["https_url"], "--fingerprint", "0" * 64)).err
+        pin = shown.rpartition(" ")[2].strip()
+        await machine.ok("nodes", "--url", one.ready["https_url"], "--fingerprint", pin)
+        assert "a file or '-'" in one_line(
+            await machine.run("nodes", "--url", one.ready["http_url"], "--token", token), 2
+        )
+    assert "cannot be reached" in one_line(await machine.run("nodes", "--url", one.ready["http_url"]), 3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 pytestmark = pytest.mark.e2e
@@ -158,6 +160,7 @@ def test_in_a_pipe_there_is_a_line_a_phase_and_a_table(demo: Demo, tree: Path, p
     titles = ("find", "start 3", "store", "replicate", "verify every", "kill n3", "n3 restarts", "verify everything")
     for line, title in zip(lines, titles, strict=False):
         assert f" s  {title}" in line
+    assert re.search(r"; dashboard, while this runs: http://127\.0\.0\.1:\d+/#login=\S+$", lines[1])
     header = next(number for number, line in enumerate(lines) if line.startswith("NODE"))
     assert [line.split()[0] for line in lines[header + 1 : header + 4]] == ["n1", "n2", "n3"]
     assert "byte for byte" in lines[-1]
@@ -276,6 +279,35 @@ def test_kept_nodes_outlive_it_and_end_when_their_holder_is_killed(demo: Demo, t
     os.kill(kept["stop_pid"], signal.SIGTERM)
     wait_for(lambda: not processes_of(place))
     assert (home / "demo" / "n1" / "data.sqlite").is_file()
+
+
+def test_a_demo_that_stays_can_be_looked_at_until_it_is_interrupted(demo: Demo, tree: Path, place: Path) -> None:
+    process = demo(tree, "--stay", "--nodes", "3", "-o", "json")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    found = json.loads(process.stdout.readline())
+    assert found["equal"] is True
+    url, _, code = found["dashboard"].partition("/#login=")
+    assert url == found["nodes"][0]["http_url"]
+    with httpx.Client(base_url=url, trust_env=False, timeout=GONE_S) as client:
+        token = client.post("/api/v1/login", json={"code": code}).json()["token"]
+        answer = client.get("/api/v1/nodes", headers={"Authorization": f"Bearer {token}"})
+        assert sorted(node["name"] for node in answer.json()["nodes"]) == ["n1", "n2", "n3"]
+        assert client.post("/api/v1/login", json={"code": code}).is_client_error
+    assert all(httpx.get(f"{node['http_url']}/livez", trust_env=False).is_success for node in found["nodes"])
+    process.send_signal(signal.SIGINT)
+    assert process.wait(DEADLINE_S) == 0
+    assert process.stderr.read() == ""
+    assert list(place.iterdir()) == []
+    assert processes_of(place) == []
+
+
+def test_it_cannot_both_stay_and_leave_its_nodes_behind(demo: Demo, place: Path) -> None:
+    process = demo("--stay", "--keep")
+    _, err = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 2
+    assert "--keep" in err
+    assert list(place.iterdir()) == []
 
 
 def test_a_reader_that_goes_away_ends_it_without_a_trace(demo: Demo, tree: Path, place: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import bms
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-NAMES = ("links", "store", "footprint", "membership", "flood")
+NAMES = ("links", "store", "footprint", "membership", "flood", "httpapi", "monitoring")
 TIMEOUT_S = 120
 # Columns that tell the rows of one result apart, and the one that each row has a number in.
 KEYS = {
@@ -24,16 +24,23 @@ KEYS = {
     "store": ("what", "writers"),
     "footprint": ("what",),
     "flood": ("what",),
+    "httpapi": ("what",),
+    "monitoring": ("what",),
     "membership": ("what", "nodes", "alpha"),
 }
-VALUES = {"links": "cpu_us", "store": "value", "footprint": "value", "membership": "value", "flood": "value"}
+VALUES = {**dict.fromkeys(NAMES, "value"), "links": "cpu_us", "monitoring": "cpu_us"}
 EXPECTED = {
     "links": {"bare echo", "link call", "send", "request", "bare one way", "link one way", "broadcast"},
     "store": {"fsync", "bare SQLite", "put", "get", "read", "scan", "remote apply", "put on three"},
     "footprint": {"import seconds", "import rss", "node rss", "node pss", "node cpu", "node wakeups", "node wire"},
     "flood": {
-        f"{kind} {what}" for kind in ("quiet", "forged", "replayed", "mixed") for what in ("read", "cpu", "replies")
+        f"{kind} {what}" for kind in ("forged", "replayed", "mixed") for what in ("read", "cpu", "memory", "replies")
     },
+    "httpapi": {
+        *(f"{what} {figure}" for what in ("bare", "livez", "put data") for figure in ("requests", "p99")),
+        *("events deliveries", "events paced p99", "mesh quiet p99", "mesh load p99", "mesh rapid reset cpu"),
+    },
+    "monitoring": {"send", "request", "broadcast", "put"},
     "membership": {
         "killed, all know",
         "stalled, held for failed",

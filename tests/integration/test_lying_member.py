@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -84,10 +84,11 @@ class Liar:
         record = life_of(mesh).record
         return self.accuse(mesh.node_id, record.boot, record.incarnation + ahead, kind)
 
-    def say(self, *items: list[Any]) -> None:
-        """One datagram to the target, sealed as it must be."""
+    def say(self, *items: list[Any], via: DatagramSocket | None = None) -> int:
+        """One datagram to the target, sealed as it must be; its bytes."""
         sealed = self.pairs.seal(self.target.node_id, encode(list(items)))
-        assert self.socket.send_nowait(sealed, life_of(self.target).listening_udp[0])
+        assert (via or self.socket).send_nowait(sealed, life_of(self.target).listening_udp[0])
+        return len(sealed)
 
     async def say_each(self, items: list[list[Any]]) -> None:
         """A datagram for each, none of which is lost on the way."""
@@ -115,14 +116,20 @@ class Liar:
             elif message.id == number:
                 return size
 
-    def heard(self) -> list[list[Any]]:
+    def heard(self, at: DatagramSocket | None = None) -> list[list[Any]]:
         """What came in datagrams so far, opened."""
         found: list[list[Any]] = []
-        while packets := self.socket.receive_nowait():
-            for sealed, _ in packets:
-                opened = self.pairs.open_untrusted(sealed)
-                if isinstance(opened, tuple):
-                    found += decode_untrusted(opened[1])
+        while packets := (at or self.socket).receive_nowait():
+            found += self.opened(sealed for sealed, _ in packets)
+        return found
+
+    def opened(self, packets: Iterable[bytes]) -> list[list[Any]]:
+        """What is in these datagrams."""
+        found: list[list[Any]] = []
+        for sealed in packets:
+            opened = self.pairs.open_untrusted(sealed)
+            if isinstance(opened, tuple):
+                found += decode_untrusted(opened[1])
         return found
 
 
@@ -349,6 +356,20 @@ async def test_more_words_than_a_node_can_check_are_dropped_and_said_once(
         assert s.target.is_connected(s.liar.node_id)
 
 
+async def test_of_long_packets_one_after_the_other_most_are_dropped_and_it_is_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with scene(tmp_path) as s:
+        sent = 0
+        while not s.target.counters["membership.words_over_limit"]:
+            await s.liar.tell([0, 1, bytes(900_000)])  # a ping, with a field of a later version
+            await s.liar.settle()
+            sent += 1
+        assert sent >= 8, "what a newcomer is told at first is not dropped"
+        assert len(lines(caplog, "says more than a node can check")) == 1
+        assert s.target.is_connected(s.liar.node_id)
+
+
 # ---------------------------------------------------------------------- addresses
 
 
@@ -392,6 +413,54 @@ async def test_who_changes_its_addresses_all_the_time_does_not_have_others_dial_
         spent_s = trio.current_time() - started
         assert dialed <= 2 * (4 + 1 + spent_s / 0.5), "by two nodes"
         nursery.cancel_scope.cancel()
+
+
+async def test_a_member_is_reached_where_it_is_though_its_record_does_not_say_so(tmp_path: Path) -> None:
+    """As one behind a network address translator: no lie, but it needs a member that can say what it likes."""
+    async with scene(tmp_path) as s:
+        outside = await SystemNetwork().open_datagrams(Address("127.0.0.1", 0))
+        s.liar.say([0, 5], via=outside)
+        await until(lambda: (heard := s.liar.heard(outside)) and _answer(s.liar, heard, outside))
+        await until(lambda: life_of(s.target).datagrams.is_validated(s.liar.node_id, outside.address))
+        s.liar.heard()
+        s.liar.say([0, 6], via=outside)
+        await until(lambda: any(item[:2] == [1, 6] for item in s.liar.heard(outside)))
+        assert not any(item[:2] == [1, 6] for item in s.liar.heard())
+        outside.close()
+
+
+def _answer(liar: Liar, heard: list[list[Any]], via: DatagramSocket | None = None, *, off: int = 0) -> bool:
+    """Send the number of the ping that was heard back, or one that is `off`; False if there was no ping."""
+    numbers = [item[1] for item in heard if item[0] == 0]
+    for number in numbers:
+        liar.say([1, number + off, b""], via=via)
+    return bool(numbers)
+
+
+async def test_an_address_that_a_member_makes_up_gets_a_few_packets_and_no_more_than_three_times_the_bytes(
+    tmp_path: Path,
+) -> None:
+    """It cannot read what comes there: it guesses numbers, and sends them from its own address or the made up one."""
+    async with scene(tmp_path) as s:
+        somebody = await SystemNetwork().open_datagrams(Address("127.0.0.1", 0))
+        counters, started, sent = s.target.counters, trio.current_time(), 0
+        before = counters["datagrams.bytes_received"]
+        for number in range(2000):
+            sent += s.liar.say([0, number], via=somebody)
+            sent += s.liar.say([1, number, b""], via=somebody)
+            if number % 20 == 19:
+                await until(lambda sent=sent: counters["datagrams.bytes_received"] >= before + sent)  # type: ignore[misc]
+        got = [packet for packet, _ in somebody.receive_nowait()]
+        assert got
+        assert len(got) <= 2 + (trio.current_time() - started)
+        assert sum(map(len, got)) <= 3 * sent
+        heard, read = s.liar.opened(got), counters["datagrams.bytes_received"]
+        assert _answer(s.liar, heard, somebody, off=1)
+        assert _answer(s.liar, heard)
+        await until(lambda: counters["datagrams.bytes_received"] >= read + 2 * len(got) * 65)
+        life_of(s.target).datagrams.receive_nowait()
+        assert not life_of(s.target).datagrams.is_validated(s.liar.node_id, somebody.address)
+        somebody.close()
 
 
 async def test_anothers_record_with_other_details_is_refused(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ VALUES: dict[str, list[Any]] = {
     "node_timeout": [200.0],
     "max_connections": [5],
     "max_retries": [7],
+    "metrics_interval": [30.0],
     "gossip.keepalive_interval_s": [0.3],
     "gossip.keepalive_timeout_s": [6.0],
     "gossip.dial_timeout_s": [4.0],
@@ -60,15 +61,32 @@ VALUES: dict[str, list[Any]] = {
     "limits.drain_timeout_s": [4.0],
     "store.queue_operations_max": [1000],
     "store.cache_bytes": [4 << 20],
+    "tls_ciphers": [["TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"], []],
+    "http_address": ["127.0.0.1:0", None],
+    "https_address": ["127.0.0.1:0", None],
+    "http.connections_max": [100],
+    "http.connections_per_address_max": [20],
+    "http.requests_per_s": [50.0],
+    "http.header_timeout_s": [9.0],
+    "http.body_timeout_s": [29.0],
+    "http.send_timeout_s": [19.0],
+    "http.idle_timeout_s": [59.0],
+    "http.header_bytes_max": [16 << 10],
+    "http.body_bytes_max": [4 << 20],
+    "http.allowed_hosts": [["mesh.example.org"]],
+    "http.allowed_origins": [["https://dash.example.org"]],
+    "http.events_kept": [100],
     "log.level": ["debug"],
     "log.format": ["json"],
+    "log.slow_operation_s": [2.0],
+    "log.traces": [True],
 }
 FILES = {"cert_path", "key_path", "trust_path"}
+HTTPS_FILES = {"http.cert_path", "http.key_path", "http.client_ca_path"}  # test_http_serving.py
 REFUSED: dict[str, Any] = {
     "mesh_name": "other", "node_name": "other", "found_mesh": True, "dev_mode": False,
-    "enable_encryption": False, "enable_persistence": False, "persistence_path": "/elsewhere", "tls_ciphers": ["x"],
-    "db_url": "sqlite:///elsewhere", "replication_factor": 2, "metrics_interval": 1.0, "http_address": "127.0.0.1:1",
-    "https_address": "127.0.0.1:1",
+    "enable_encryption": False, "enable_persistence": False, "persistence_path": "/elsewhere",
+    "db_url": "sqlite:///elsewhere", "replication_factor": 2,
 }  # fmt: skip
 
 
@@ -96,7 +114,7 @@ def test_the_table_has_every_setting_and_a_test_changes_each() -> None:
     assert list(EFFECTS) == list(setting_fields())
     refused = {name for name, effect in EFFECTS.items() if effect.kind == "refused"}
     assert refused == set(REFUSED)
-    assert set(EFFECTS) - refused == set(VALUES) | FILES
+    assert set(EFFECTS) - refused == set(VALUES) | FILES | HTTPS_FILES
 
 
 def test_every_row_says_how_far_it_reaches_or_why_not() -> None:

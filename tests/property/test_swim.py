@@ -75,7 +75,7 @@ class Network(RuleBasedStateMachine):
             elif isinstance(effect, Want):
                 other = int(effect.sender, 16) - 1
                 if self.up[other]:
-                    self.act(other, self.machines[other].card(effect.node_id, node_id(number), self.now))
+                    self.act(other, self.machines[other].give([effect.node_id], node_id(number), self.now))
 
     def deliver(self, place: int, *, keep: bool) -> None:
         sender, to, messages, stream = self.under_way[place] if keep else self.under_way.pop(place)

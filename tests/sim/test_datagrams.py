@@ -271,8 +271,47 @@ async def test_without_an_address_or_a_member_nothing_goes_out_and_it_is_counted
         nobody = Member("nobody").node_id
         assert a.datagrams.room(nobody, b.bound[0], 1000) == 0
         assert not a.datagrams.is_validated(nobody, b.bound[0])
-        a.datagrams.confirm(nobody, b.bound[0])
+        assert a.datagrams.challenge(nobody, b.bound[0]) is None
+        a.datagrams.confirm(nobody, b.bound[0], 0)
         a.datagrams.forget(nobody)
+
+
+def answer_challenge(here: Service, there: Service, source: Address) -> int | None:
+    """Let the peer send back what `here` would send to `source`, if it would send something."""
+    number = here.datagrams.challenge(there.member.node_id, source)
+    if number is not None:
+        here.datagrams.confirm(there.member.node_id, source, number)
+    return number
+
+
+async def test_an_address_is_validated_by_its_own_challenge_alone() -> None:
+    async with open_pair() as (network, a, b, _):
+        peer = b.member.node_id
+        one, other = [await network.hosts["h2"].open_datagrams(Address("::", port)) for port in (9, 10)]
+        sources = [Address(network.hosts["h2"].ip, port) for port in (9, 10)]
+        [first, second] = _sealed(b, a, 2)
+        assert a.datagrams.challenge(peer, sources[0]) is None, "nothing has come from there"
+        one.send_nowait(first, a.bound[0])
+        other.send_nowait(second, a.bound[0])
+        await trio.sleep(1)
+        number = a.datagrams.challenge(peer, sources[0])
+        assert number
+        assert a.datagrams.challenge(peer, sources[0]) is None, "one a second"
+        assert a.datagrams.challenge(peer, sources[1]) is None, "for each member"
+        a.datagrams.confirm(peer, sources[1], 0)
+        await trio.sleep(1)
+        assert a.datagrams.challenge(peer, sources[0]) == number, "an answer may be late"
+        for source, wrong in ((sources[0], number + 1), (sources[0], 0), (sources[1], number), (sources[1], 0)):
+            a.datagrams.confirm(peer, source, wrong)
+            assert not a.datagrams.is_validated(peer, source)
+        a.datagrams.confirm(a.member.node_id, sources[0], number)
+        assert not a.datagrams.is_validated(peer, sources[0])
+        a.datagrams.confirm(peer, sources[0], number)
+        assert [a.datagrams.is_validated(peer, source) for source in sources] == [True, False]
+        await trio.sleep(1)
+        assert a.datagrams.challenge(peer, sources[0]) is None, "it is validated"
+        assert a.datagrams.challenge(peer, b.bound[0]) is None, "it is in the record"
+        assert a.datagrams.challenge(peer, sources[1]) not in (None, number)
 
 
 async def test_an_address_that_is_not_validated_gets_no_more_than_three_times_what_came_from_there() -> None:
@@ -297,7 +336,7 @@ async def test_an_address_that_is_not_validated_gets_no_more_than_three_times_wh
         assert a.datagrams.send(b.member.node_id, b"to where it is known to be")
         await trio.sleep(1)
         assert len(b.received) == 1
-        a.datagrams.confirm(b.member.node_id, source)
+        assert answer_challenge(a, b, source)
         assert a.datagrams.is_validated(b.member.node_id, source)
         assert a.datagrams.room(b.member.node_id, source, 0) == PAYLOAD_BYTES_MAX
         for _ in range(5):
@@ -327,13 +366,14 @@ async def test_a_new_boot_a_moved_record_and_forgetting_end_what_was_confirmed()
             [packet] = _sealed(b, a, 1)
             elsewhere.send_nowait(packet, a.bound[0])
             await trio.sleep(1)
-            a.datagrams.confirm(b.member.node_id, source)
+            assert answer_challenge(a, b, source)
             assert a.datagrams.is_validated(b.member.node_id, source)
 
         await confirm()
         b.member.move(b.bound[0])
         club.learn(b.member)
         assert a.datagrams.is_validated(b.member.node_id, source)  # of the same boot
+        await trio.sleep(1)
         b.member.reboot()
         club.learn(b.member)
         assert not a.datagrams.is_validated(b.member.node_id, source)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from bms.cli.defaults import up_config
 from bms.cli.settings import config, overrides
-from bms.cli.up import _config, _given, up
+from bms.cli.up import _given, up
 from bms.config import Config, setting_fields
 from bms.errors import ConfigError
 
@@ -72,7 +74,7 @@ def of_up(*arguments: str, file: Path | None = None) -> Config:
     """The settings that a command line of `bms up` puts in force."""
     context = up.make_context("up", list(arguments))
     parameters: dict[str, Any] = dict(context.params)
-    return _config(file, _given(parameters) | overrides(parameters["pairs"]))
+    return up_config(file, os.environ, _given(parameters) | overrides(parameters["pairs"]))[0]
 
 
 def test_a_node_without_any_option_founds_a_mesh_and_listens_everywhere() -> None:
@@ -109,6 +111,7 @@ def test_every_option_of_up_reaches_its_setting(tmp_path: Path) -> None:
     config = of_up(
         *("--listen", "a:1", "--mesh", "m", "--name", "n", "--bootstrap", "b:1", "--bootstrap", "c:2"),
         *("--identity", str(tmp_path), "--persistence-path", "/p", "--set", "max_retries=1", "--found"),
+        *("--http", "127.0.0.1:3", "--https", "127.0.0.1:4"),
     )
     assert config == Config(
         listen_address="a:1",
@@ -121,4 +124,6 @@ def test_every_option_of_up_reaches_its_setting(tmp_path: Path) -> None:
         persistence_path="/p",
         max_retries=1,
         found_mesh=True,
+        http_address="127.0.0.1:3",
+        https_address="127.0.0.1:4",
     )

@@ -8,14 +8,17 @@ from collections.abc import Iterable
 import pytest
 
 from bms.errors import RemoteProtocolError
+from bms.membership.believed import Believed
 from bms.membership.blame import INTERVAL_S, Blame
-from bms.membership.claims import Changed, Claim, Effect, Kind, Message, Ping, PingRequest, Send
+from bms.membership.claims import Ack, Changed, Claim, Delta, Effect, Kind, Message, Ping, PingRequest, Send, SyncAsk
 from bms.membership.pacing import Pacing
 from bms.membership.packets import encode_packet, parse_packet_untrusted
 from bms.membership.swim import Swim
 from bms.membership.tuning import Tuning
+from bms.security.trust import Trust
 from bms.values import NodeId, NodeState
 from bms.wire.codec import encode
+from helpers import make_authority
 
 Q, LIAR, BEN, CYD = (NodeId(f"{number:064x}") for number in range(4))
 
@@ -147,6 +150,25 @@ def test_nobody_is_removed_at_a_point_of_its_life_from_which_it_could_not_come_b
     assert changes(swim.learn([claim(BEN, 3)], 2.0), BEN) == ["joined"]
 
 
+@pytest.mark.parametrize("lie", ["news of itself", "knows of a million members"])
+def test_who_makes_up_news_all_the_time_has_views_compared_hardly_more_often(lie: str) -> None:
+    swim = machine()
+    swim.start(0.0)
+    asked = 0
+    for step in range(3000):
+        now = step / 5
+        effects = run(swim, now)
+        asked += sum(isinstance(m, SyncAsk) for effect in effects if isinstance(effect, Send) for m in effect.messages)
+        message = Delta(((claim(LIAR, 2 + step), None),)) if lie == "news of itself" else SyncAsk(1, 1_000_000)
+        swim.handle([message], LIAR, now, stream=True)
+        for ping in (m for effect in effects if isinstance(effect, Send) for m in effect.messages):
+            if isinstance(ping, Ping):
+                for node_id in (BEN, CYD):
+                    swim.handle([Ack(ping.seq)], node_id, now)
+    assert 12 <= asked <= 12 + 600 / 30 + 600 / 22.5 + 1
+    assert len(swim._timers) < 100
+
+
 # ---------------------------------------------------------------------- reflection
 
 
@@ -195,6 +217,16 @@ def test_a_packet_asks_or_answers_once() -> None:
     for second in ([0, 2], [1, 2, b""], [2, 1, bytes(32), 5], [3, 1], [7, 1, 1], [8, []], [9, []], [10, []]):
         with pytest.raises(RemoteProtocolError, match="more than once"):
             parse_packet_untrusted(encode([[0, 1], second]), _NoReader())
+
+
+def test_each_sender_may_have_so_many_bytes_decoded_at_once_and_then_a_megabyte_a_second() -> None:
+    believed = Believed(Q, Trust(make_authority().bundle), lambda node_id: None)
+    for now, allowed in ((0.0, 8), (0.0, 0), (1.0, 1), (3.0, 2), (1000.0, 8)):
+        believed.begin(LIAR, now)
+        assert sum(believed.may_read(1_000_000) for _ in range(20)) == allowed
+        assert believed.dropped == 20 - allowed
+    believed.begin(BEN, 0.0)
+    assert believed.may_read(1_000_000)
 
 
 def test_a_list_that_is_too_long_for_its_sender_is_not_read() -> None:

@@ -290,6 +290,23 @@ def test_one_who_asks_for_everything_again_and_again_gets_it_twice() -> None:
     assert sent(swim.handle([everybody], ANN, 40.0, stream=True), Delta)
 
 
+def test_after_news_others_are_asked_soon_and_then_after_pauses_that_double_up_to_the_usual_one() -> None:
+    swim = machine(100)
+    swim.start(0.0)
+    run(swim, 100.0, all_answer)
+    assert changes(swim.handle([Delta(((word(node_id(200)), None),))], BEN, 100.0, stream=True))
+    asked: list[float] = []
+    while (deadline := swim.deadline()) is not None and deadline < 400.0:
+        effects = swim.tick(deadline)
+        asked += [deadline for _ in sent(effects, SyncAsk)]
+        for to, ping in sent(effects, Ping):
+            swim.handle([Ack(ping.seq)], to, deadline)
+    pauses = [after - before for before, after in zip([100.0, *asked], asked, strict=False)]
+    for pause, usual in zip(pauses, (1.0, 2.0, 4.0, 8.0, 16.0), strict=False):
+        assert 0.5 * usual <= pause <= 1.5 * usual
+    assert all(22.5 <= pause <= 37.5 for pause in pauses[6:])
+
+
 # --- 6 to 9: probes
 
 

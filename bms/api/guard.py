@@ -1,0 +1,199 @@
+"""What stands between the application and each request: rate, size and time of what comes, time of what goes.
+
+    rate    one token a request or WebSocket (`limits.Rates`); without one 429 with Retry-After
+    size    a body that is declared or turns out longer than `http.body_bytes_max`: 413
+    time    a body that takes longer than `http.body_timeout_s`, and a second more for each 16 KiB of it: 408
+    answer  sent in pieces of 64 KiB; a client that does not take one within `http.send_timeout_s` loses its connection.
+            HTTP/2 lets a client refuse to take any while its socket reads on, so the socket's own bound is not enough
+
+A refusal is problem+json (RFC 9457). The application then sees a client that has gone, and what it sends goes nowhere.
+Each request is counted by scheme, method and status (`http.requests`) with how long it took (`http.request_s`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from http import HTTPStatus
+from typing import Any, Protocol
+
+import trio
+
+from ..config import HttpConfig
+from ..counters import Counters
+from .limits import Rates
+from .stream import PIECE_BYTES
+
+__all__ = ["Client", "Guard"]
+
+log = logging.getLogger("bms.api")
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+_BODY_BYTES_PER_S = 16 * 1024
+_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+
+class Client(Protocol):
+    """Whose request it is."""
+
+    address: str
+    peer: tuple[str, int]
+    is_tls: bool
+    client_certificate: bytes | None
+
+    def cut(self, why: str) -> None:
+        """End its connection now."""
+        ...
+
+
+class Guard:
+    """An ASGI application around another; one for all connections."""
+
+    def __init__(self, app: Any, settings: Callable[[], HttpConfig], rates: Rates, counters: Counters) -> None:
+        self._app = app
+        self._settings = settings
+        self._rates = rates
+        self._counters = counters
+
+    async def __call__(self, client: Client, scope: Any, receive: Receive, send: Send) -> None:
+        """Serve one request or one WebSocket of `client`."""
+        scope["extensions"]["bms"] = {
+            "tls": client.is_tls,
+            "client_certificate": client.client_certificate,
+            "peer": client.peer,
+        }
+        visit = _Visit(client, scope, receive, send, self._settings(), self._counters)
+        wait_s = self._rates.take(client.address, trio.current_time())
+        try:
+            if wait_s is not None:
+                self._counters.add("http.refused_rate")
+                seconds = math.ceil(wait_s)
+                await visit.refuse(
+                    429, f"too many requests of one address; again in {seconds} s", [(b"retry-after", b"%d" % seconds)]
+                )
+            elif not await visit.is_too_large():
+                await self._app(scope, visit.receive, visit.send)
+        finally:
+            visit.finish()
+
+
+class _Visit:
+    """One request, or one WebSocket."""
+
+    def __init__(
+        self, client: Client, scope: Any, receive: Receive, send: Send, settings: HttpConfig, counters: Counters
+    ) -> None:
+        self._client = client
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._settings = settings
+        self._counters = counters
+        self._started = trio.current_time()
+        self._is_websocket = scope["type"] == "websocket"
+        self._body_bytes = 0
+        self._is_complete = self._is_websocket
+        self._status = 0
+        self._is_refused = False
+
+    async def is_too_large(self) -> bool:
+        """Whether the request declares a body that is too long; it has been refused then."""
+        declared = [value for name, value in self._scope["headers"] if name == b"content-length"]
+        if not any(not value.isdigit() or int(value[:20]) > self._settings.body_bytes_max for value in declared):
+            return False
+        await self._refuse_size()
+        return True
+
+    async def receive(self) -> Any:
+        """ASGI's `receive`."""
+        if self._is_complete:
+            return await self._receive()
+        allowed_s = self._settings.body_timeout_s + self._body_bytes / _BODY_BYTES_PER_S
+        message: Any = None
+        with trio.CancelScope(deadline=self._started + allowed_s) as scope:
+            message = await self._receive()
+        if scope.cancelled_caught:
+            self._counters.add("http.slow_bodies")
+            await self.refuse(408, f"the body has not come within {allowed_s:.0f} s")
+        elif message["type"] == "http.request":
+            self._body_bytes += len(message.get("body", b""))
+            self._is_complete = not message.get("more_body", False)
+            if self._body_bytes <= self._settings.body_bytes_max:
+                return message
+            await self._refuse_size()
+        self._is_complete = True
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        """ASGI's `send`."""
+        if self._is_refused:
+            return
+        kind = message["type"]
+        if kind == "http.response.start":
+            self._status = int(message["status"])
+        elif kind == "websocket.accept":
+            self._status = 101
+        body = message.get("body") if kind == "http.response.body" else None
+        if body and len(body) > PIECE_BYTES:
+            view = memoryview(body)
+            for start in range(0, len(body), PIECE_BYTES):
+                is_last = start + PIECE_BYTES >= len(body)
+                piece = {**message, "body": bytes(view[start : start + PIECE_BYTES])}
+                await self._bounded(piece if is_last else {**piece, "more_body": True}, 1)
+        else:
+            size = len(message.get("text") or message.get("bytes") or b"")
+            await self._bounded(message, 1 + size // PIECE_BYTES)
+
+    async def refuse(self, status: int, detail: str, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+        """Answer with a problem in the application's place; the client is cut where an answer has begun already."""
+        if self._is_refused:
+            return
+        self._is_refused = True
+        if self._status:
+            self._client.cut(detail)
+            return
+        self._status = status
+        title = HTTPStatus(status).phrase
+        problem = {"type": "about:blank", "title": title, "status": status, "detail": detail, "error": "LimitError"}
+        body = json.dumps(problem).encode()
+        fields = [
+            (b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"), *(headers or []),
+        ]  # fmt: skip
+        if status != 429 and self._scope.get("http_version", "1.1") < "2":
+            fields.append((b"connection", b"close"))  # what is left of the body is not read
+        prefix = "websocket.http.response" if self._is_websocket else "http.response"
+        await self._bounded({"type": f"{prefix}.start", "status": status, "headers": fields}, 1)
+        await self._bounded({"type": f"{prefix}.body", "body": body, "more_body": False}, 1)
+
+    def finish(self) -> None:
+        """Count it."""
+        method = self._scope.get("method", "WEBSOCKET")
+        seconds = trio.current_time() - self._started
+        self._counters.count(
+            "http.requests", self._scope["scheme"], method if method in _METHODS or self._is_websocket else "OTHER",
+            str(self._status or "cut"),
+        )  # fmt: skip
+        if not self._is_websocket:
+            self._counters.observe("http.request_s", seconds)
+            if seconds >= self._counters.slow_s:
+                facts = {"method": method, "path": self._scope["path"][:200], "status": self._status}
+                self._counters.slow("http.request", seconds, facts)
+        log.debug("%s %s %s: %s in %.1f ms", self._client.peer[0], method, self._scope["path"][:200], self._status,
+                  1000 * seconds)  # fmt: skip
+
+    async def _refuse_size(self) -> None:
+        self._counters.add("http.refused_size")
+        await self.refuse(413, f"a body has at most {self._settings.body_bytes_max} bytes (http.body_bytes_max)")
+
+    async def _bounded(self, message: Any, pieces: int) -> None:
+        with trio.move_on_after(self._settings.send_timeout_s * pieces) as scope:
+            await self._send(message)
+        if scope.cancelled_caught:
+            self._is_refused = True
+            self._counters.add("http.slow_readers")
+            self._client.cut("does not read its answer")

@@ -1,0 +1,158 @@
+"""Who may connect and how often: the connections there are, and the rate of each address.
+
+    Gate    counts connections, in all and for each address. Where one too many comes, the connection that has been
+            idle longest gives way to it: of that address if the address has its share, otherwise of the address that
+            has most. Busy ones never give way; then the newcomer is turned away. So sockets that are opened and left
+            alone lock out nobody.
+    Rates   a bucket of tokens for each address (Turner 1986): `rate` a second, at most twice as many at once. Who asks
+            without a token is refused and goes into debt, at most as deep as the bucket is high; so one who goes on
+            asking is refused for longer, and one in the deepest debt is not even given a TLS handshake.
+
+An address is a host's: IPv4, also where IPv6 carries it, or the /64 of an IPv6 address, since a host has all of one
+(RFC 4291). Both objects are plain: what time it is goes in, and memory is bounded whatever addresses come.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Protocol
+
+import attrs
+
+__all__ = ["Budget", "Gate", "Guest", "Rates", "address_key"]
+
+_ADDRESSES_MAX = 4096
+_BURST_S = 2.0
+
+
+def address_key(host: str) -> str:
+    """What stands for the host of an address as a socket gives it."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
+    return str(address)
+
+
+class Guest(Protocol):
+    """A connection, as the gate sees it."""
+
+    address: str
+
+    @property
+    def idle_since(self) -> float | None:
+        """When it fell idle; None while a request is under way."""
+        ...
+
+    def evict(self) -> None:
+        """End it now."""
+        ...
+
+
+class Gate:
+    """The connections there are."""
+
+    def __init__(self) -> None:
+        self._guests: dict[str, set[Guest]] = {}
+        self.count = 0
+
+    def admit(self, guest: Guest, *, connections_max: int, per_address_max: int) -> bool:
+        """Take one in, perhaps in the place of an idle one; False if there is no place. `leave` must follow."""
+        if len(self._guests.get(guest.address, ())) >= per_address_max:
+            if not self._evict_from(guest.address):
+                return False
+        elif self.count >= connections_max and not self._evict():
+            return False
+        self._guests.setdefault(guest.address, set()).add(guest)
+        self.count += 1
+        return True
+
+    def leave(self, guest: Guest) -> None:
+        """It has gone. Harmless when it has been evicted."""
+        guests = self._guests.get(guest.address, set())
+        if guest in guests:
+            guests.remove(guest)
+            self.count -= 1
+            if not guests:
+                del self._guests[guest.address]
+
+    def _evict(self) -> bool:
+        addresses = sorted(self._guests, key=lambda address: len(self._guests[address]), reverse=True)
+        return any(self._evict_from(address) for address in addresses)
+
+    def _evict_from(self, address: str) -> bool:
+        idle = [(since, guest) for guest in self._guests[address] if (since := guest.idle_since) is not None]
+        if not idle:
+            return False
+        _, guest = min(idle, key=lambda found: found[0])
+        self.leave(guest)
+        guest.evict()
+        return True
+
+
+@attrs.define(eq=False)
+class Budget:
+    """A bucket of tokens: `rate` a second flow in, at most `burst` are there."""
+
+    rate: float
+    burst: float
+    debt_max: float = 0.0
+    level: float = attrs.field(init=False)
+    _at: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        self.level = self.burst
+
+    def take(self, amount: float, now: float) -> bool:
+        """Take tokens; False if there were not enough, which costs them all the same, as far as debt goes."""
+        if self._at is not None:
+            self.level = min(self.burst, self.level + (now - self._at) * self.rate)
+        self._at = now
+        enough = self.level >= amount
+        self.level = max(self.level - amount, -self.debt_max)
+        return enough
+
+
+class Rates:
+    """The buckets of all addresses. `rate` says how many tokens a second there are now."""
+
+    def __init__(self, rate: Callable[[], float]) -> None:
+        self._rate = rate
+        self._budgets: OrderedDict[str, Budget] = OrderedDict()
+
+    def take(self, address: str, now: float) -> float | None:
+        """Count a request: None if it may go on, otherwise in how many seconds it may come again."""
+        budget = self._budget(address)
+        if budget.take(1, now):
+            return None
+        return (1 - budget.level) / budget.rate
+
+    def is_exhausted(self, address: str, now: float) -> bool:
+        """Whether an address is as deep in debt as can be: its connections are not worth a handshake."""
+        budget = self._budget(address)
+        budget.take(0, now)
+        return budget.level < 1 - budget.debt_max
+
+    def punish(self, address: str, now: float) -> None:
+        """Use up all that an address has, and more: it has shown that it means harm."""
+        budget = self._budget(address)
+        budget.take(2 * budget.burst, now)
+
+    def _budget(self, address: str) -> Budget:
+        rate = self._rate()
+        burst = max(1.0, rate * _BURST_S)
+        budget = self._budgets.get(address)
+        if budget is None:
+            budget = self._budgets[address] = Budget(rate, burst, burst)
+            if len(self._budgets) > _ADDRESSES_MAX:
+                self._budgets.popitem(last=False)  # whoever has been quiet longest
+        elif budget.rate != rate:
+            budget.rate, budget.burst, budget.debt_max = rate, burst, burst
+        self._budgets.move_to_end(address)
+        return budget
