@@ -58,6 +58,9 @@ PURE = [
     *("data/entry.py", "data/batch.py", "data/fingerprint.py", "data/blob.py", "messaging/window.py"),
     *("security/pairwise.py", "security/pairs.py", "security/tokens.py"),
     "monitor/events.py",
+    "monitor/plots.py",
+    "monitor/catalog.py",
+    "monitor/kinds.py",
 ]
 IMPURE = {"trio", "socket", "ssl", "apsw", "sqlite3", "time", "os", "secrets", "threading", "subprocess", "asyncio"}
 # Rooms of formats and cryptography that pure modules may use: no I/O happens in what they take from them.
@@ -73,7 +76,7 @@ BROAD_HANDLERS: dict[str, str] = {
     "api/connection.py:Connection.run": "one client's connection is isolated from the others and from the node",
     "api/connection.py:_Tasks._run": "one request: its client gets a 500, the connection and the others go on",
     "client/node.py:open_client": "the body's own exception is taken out of the nursery's group, as itself",
-    "client/feed.py:EventSocket._read": "a mistake in the library's reader costs that connection, and the feed reconnects",
+    "client/feed.py:EventSocket._read": "a mistake in the library's reader costs that connection; the feed reconnects",
     "control/client.py:open_control": "the body's own exception is taken out of the nursery's group, as itself",
     "control/server.py:_Connection._answer": "a bug in one verb: the command gets a RemoteError, the socket stays",
     "control/server.py:serve_control.serve": "one connection of the command line is isolated from the others",

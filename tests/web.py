@@ -31,6 +31,7 @@ __all__ = [
     "answer_of",
     "ask",
     "dial",
+    "forget_clients",
     "get",
     "open_site",
     "serve_site",
@@ -45,14 +46,14 @@ ALL_AT_ONCE: dict[str, Any] = {"requests_per_s": 100_000.0}
 
 async def _read(receive: Any) -> bytes | None:
     """A whole body; None if the client has gone before its end."""
-    body = b""
+    parts = []
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        body += bytes(message["body"])
+        parts.append(message["body"])
         if not message["more_body"]:
-            return body
+            return b"".join(parts)
 
 
 async def _reply(send: Any, status: int, body: bytes) -> None:
@@ -184,11 +185,16 @@ async def open_site(*, https: bool = False, drain_s: float = 5.0, **http: Any) -
         try:
             yield site
         finally:
-            while _dialed:
-                _dialed.pop().close()
+            forget_clients()
 
 
 # ---------------------------------------------------------------------- clients
+
+
+def forget_clients(keep: int = 0) -> None:
+    """Close all connections that were dialed, but the newest `keep`."""
+    while len(_dialed) > keep:
+        _dialed.pop(0).close()
 
 
 def tls(*alpn: str, **settings: Any) -> ssl.SSLContext:
@@ -293,6 +299,7 @@ class Http2Client:
         self.connection = h2.connection.H2Connection(config)
         self.events: list[h2.events.Event] = []
         self.is_closed = False
+        self._turn = trio.Lock()
 
     @classmethod
     async def connect(cls, address: Address, *, source: str = "127.0.0.1") -> Http2Client:
@@ -318,12 +325,13 @@ class Http2Client:
         """Send what there is; harmless once the server has closed."""
         try:
             with trio.fail_after(DEADLINE_S):
-                await self.stream.send_all(self.connection.data_to_send())
+                async with self._turn:
+                    await self.stream.send_all(self.connection.data_to_send())
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             self.is_closed = True
 
-    async def hear(self, wanted: type[h2.events.Event]) -> Any:
-        """The first event of that kind, or None if the connection ends without one."""
+    async def hear(self, *wanted: type[h2.events.Event]) -> Any:
+        """The first event of these kinds, or None if the connection ends without one."""
         with trio.fail_after(DEADLINE_S):
             while True:
                 for event in self.events:

@@ -289,6 +289,8 @@ def _admitting(context: Context, table: _Table) -> Callable[[], Awaitable[Respon
                 authenticate(context.mesh, token)
             if request.path == WEBSOCKET_PATH and request.method == "GET":
                 raise ProblemError(426, "this path serves a WebSocket", None, {"Upgrade": "websocket"})
+            if request.path == WEBSOCKET_PATH:
+                raise ProblemError(405, f"{request.method:.80} is not answered here", None, {"Allow": "GET"})
             return None
         request.scope["bms.route"] = route.operation  # type: ignore[typeddict-unknown-key]
         if route.scope is not None:
@@ -317,7 +319,7 @@ async def _http_failure(error: HTTPException) -> Response:
     if status == 404:
         return _shown(http_problem(404, "there is nothing at this path"))
     if status == 405:
-        return _shown(http_problem(405, f"{request.method} is not answered here", headers))
+        return _shown(http_problem(405, f"{request.method:.80} is not answered here", headers))
     return _shown(http_problem(status, error.description or error.name, headers))
 
 

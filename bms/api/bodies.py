@@ -48,7 +48,7 @@ _PARAMETERS_MAX = 64
 T = TypeVar("T")
 
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[\[\]{},]', re.DOTALL)
-_SURROGATE = re.compile(rb"\\u[dD][89abAB]")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _TAG = re.compile(r'[ \t]*(W/)?"([\x21\x23-\x7e\x80-\xff]*)"[ \t]*')
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")

@@ -1,13 +1,15 @@
 """What stands between the application and each request: rate, size and time of what comes, time of what goes.
 
-    rate    one token a request or WebSocket (`limits.Rates`); without one 429 with Retry-After
+    rate    one token a request or WebSocket (`limits.Rates`); without one 429 with Retry-After, and the end of the
+            connection for an address that is barred
     size    a body that is declared or turns out longer than `http.body_bytes_max`: 413
     time    a body that takes longer than `http.body_timeout_s`, and a second more for each 16 KiB of it: 408
     answer  sent in pieces of 64 KiB; a client that does not take one within `http.send_timeout_s` loses its connection.
             HTTP/2 lets a client refuse to take any while its socket reads on, so the socket's own bound is not enough
 
 A refusal is problem+json (RFC 9457). The application then sees a client that has gone, and what it sends goes nowhere.
-Each request is counted by scheme, method and status (`http.requests`) with how long it took (`http.request_s`).
+Each request is counted by scheme, method and status (`http.requests`), with the time until its answer began, since an
+answer may be a stream without end (`http.request_s`).
 """
 
 from __future__ import annotations
@@ -67,14 +69,16 @@ class Guard:
             "peer": client.peer,
         }
         visit = _Visit(client, scope, receive, send, self._settings(), self._counters)
-        wait_s = self._rates.take(client.address, trio.current_time())
+        now = trio.current_time()
+        wait_s = self._rates.take(client.address, now)
         try:
             if wait_s is not None:
                 self._counters.add("http.refused_rate")
                 seconds = math.ceil(wait_s)
-                await visit.refuse(
-                    429, f"too many requests of one address; again in {seconds} s", [(b"retry-after", b"%d" % seconds)]
-                )
+                detail = f"too many requests of one address; again in {seconds} s"
+                await visit.refuse(429, detail, [(b"retry-after", b"%d" % seconds)])
+                if self._rates.is_barred(client.address, now):  # not even refusals are for free
+                    client.cut("goes on asking")
             elif not await visit.is_too_large():
                 await self._app(scope, visit.receive, visit.send)
         finally:
@@ -98,6 +102,7 @@ class _Visit:
         self._body_bytes = 0
         self._is_complete = self._is_websocket
         self._status = 0
+        self._began: float | None = None
         self._is_refused = False
 
     async def is_too_large(self) -> bool:
@@ -130,10 +135,12 @@ class _Visit:
 
     async def send(self, message: Any) -> None:
         """ASGI's `send`."""
+        await trio.lowlevel.checkpoint()
         if self._is_refused:
             return
         kind = message["type"]
         if kind == "http.response.start":
+            self._began = trio.current_time()
             self._status = int(message["status"])
         elif kind == "websocket.accept":
             self._status = 101
@@ -173,7 +180,7 @@ class _Visit:
     def finish(self) -> None:
         """Count it."""
         method = self._scope.get("method", "WEBSOCKET")
-        seconds = trio.current_time() - self._started
+        seconds = (self._began or trio.current_time()) - self._started
         self._counters.count(
             "http.requests", self._scope["scheme"], method if method in _METHODS or self._is_websocket else "OTHER",
             str(self._status or "cut"),

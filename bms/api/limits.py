@@ -4,9 +4,10 @@
             idle longest gives way to it: of that address if the address has its share, otherwise of the address that
             has most. Busy ones never give way; then the newcomer is turned away. So sockets that are opened and left
             alone lock out nobody.
-    Rates   a bucket of tokens for each address (Turner 1986): `rate` a second, at most twice as many at once. Who asks
-            without a token is refused and goes into debt, at most as deep as the bucket is high; so one who goes on
-            asking is refused for longer, and one in the deepest debt is not even given a TLS handshake.
+    Rates   a bucket of tokens for each address (Turner 1986): `rate` a second, at most twice as many (ten) at once. A
+            request costs one, and so does a connection. Who asks without a token is refused and goes into debt, at most
+            as deep as the bucket is high. Whoever gets there is barred until all of it has been repaid, which takes two
+            seconds or more: not even refusals and TLS handshakes are for free.
 
 An address is a host's: IPv4, also where IPv6 carries it, or the /64 of an IPv6 address, since a host has all of one
 (RFC 4291). Both objects are plain: what time it is goes in, and memory is bounded whatever addresses come.
@@ -25,6 +26,7 @@ __all__ = ["Budget", "Gate", "Guest", "Rates", "address_key"]
 
 _ADDRESSES_MAX = 4096
 _BURST_S = 2.0
+_BURST_MIN = 10.0
 
 
 def address_key(host: str) -> str:
@@ -104,18 +106,25 @@ class Budget:
     burst: float
     debt_max: float = 0.0
     level: float = attrs.field(init=False)
+    is_barred: bool = False
     _at: float | None = None
 
     def __attrs_post_init__(self) -> None:
         self.level = self.burst
+
+    def give(self, amount: float) -> None:
+        """Put tokens in, as far as they fit."""
+        self.level = min(self.burst, self.level + amount)
 
     def take(self, amount: float, now: float) -> bool:
         """Take tokens; False if there were not enough, which costs them all the same, as far as debt goes."""
         if self._at is not None:
             self.level = min(self.burst, self.level + (now - self._at) * self.rate)
         self._at = now
+        self.is_barred = self.is_barred and self.level < 0
         enough = self.level >= amount
         self.level = max(self.level - amount, -self.debt_max)
+        self.is_barred = self.is_barred or (not enough and self.level == -self.debt_max)
         return enough
 
 
@@ -133,11 +142,11 @@ class Rates:
             return None
         return (1 - budget.level) / budget.rate
 
-    def is_exhausted(self, address: str, now: float) -> bool:
-        """Whether an address is as deep in debt as can be: its connections are not worth a handshake."""
+    def is_barred(self, address: str, now: float) -> bool:
+        """Whether an address is to be refused everything."""
         budget = self._budget(address)
         budget.take(0, now)
-        return budget.level < 1 - budget.debt_max
+        return budget.is_barred
 
     def punish(self, address: str, now: float) -> None:
         """Use up all that an address has, and more: it has shown that it means harm."""
@@ -146,7 +155,7 @@ class Rates:
 
     def _budget(self, address: str) -> Budget:
         rate = self._rate()
-        burst = max(1.0, rate * _BURST_S)
+        burst = max(_BURST_MIN, rate * _BURST_S)
         budget = self._budgets.get(address)
         if budget is None:
             budget = self._budgets[address] = Budget(rate, burst, burst)

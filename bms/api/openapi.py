@@ -46,6 +46,9 @@ _TAGS = {
 _ALWAYS = (400, 421, 429, 500, 503, 504)
 _WITH_TOKEN = (401, 403)
 _WITH_BODY = (408, 413, 415)
+_TOO_LONG = {
+    "431": {"description": "The header is longer than http.header_bytes_max: no body, and the connection ends."}
+}
 _PARAMETERS = {
     "node_id": ("A node's id: 64 hexadecimal digits.", {"type": "string", "pattern": "^[0-9a-f]{64}$"}),
     "token_id": ("A token's id: 16 hexadecimal digits.", {"type": "string", "pattern": "^[0-9a-f]{16}$"}),
@@ -106,7 +109,7 @@ class _Provider(OpenAPIProvider):
             operation["requestBody"] = _request_body(route, components)
         answers = {str(status): _response(status, answer, components) for status, answer in route.answers.items()}
         problems = {str(status): _problem(status) for status in _statuses(route) if str(status) not in answers}
-        operation["responses"] = dict(sorted({**answers, **problems}.items()))
+        operation["responses"] = dict(sorted({**answers, **problems, **_TOO_LONG}.items()))
         return {path: {method: operation}}, components
 
 
@@ -122,6 +125,8 @@ def _statuses(route: Route) -> Iterable[int]:
         found |= set(_WITH_TOKEN)
     elif route.body is not None:
         found.add(403)
+    elif route.name == "get_ready":
+        found.add(401)  # where a token is shown that is none
     if route.body is not None:
         found |= set(_WITH_BODY)
     return found | {403, 415}
@@ -211,20 +216,27 @@ def _response(status: int, answer: Any, components: dict[str, Any]) -> dict[str,
 
 def _event_paths() -> dict[str, Any]:
     """The two streams (`bms.api.followers`)."""
+    kinds = "(node|data|message|health|log|stats)"
     asked = {
-        "types": "Comma-separated: node, data, message, health, log, stats; what the token may read without it.",
-        "prefix": "Data events of keys that begin with it.",
-        "topics": "Comma-separated: messages on these topics alone; goes with the type message.",
-        "since": "A cursor: go on behind it.",
+        "types": ("Comma-separated; what the token may read without it.", f"^({kinds}(,{kinds})*)?$"),
+        "prefix": ("Data events of keys that begin with it.", None),
+        "topics": ("Comma-separated: messages on these topics alone; goes with the type message.", None),
+        "since": ("A cursor: go on behind it.", "^([0-9A-Za-z]+-[0-9]{1,40})?$"),
     }
     parameters = [
-        {"name": name, "in": "query", "required": False, "description": text, "schema": {"type": "string"}}
-        for name, text in asked.items()
+        {
+            "name": name,
+            "in": "query",
+            "required": False,
+            "description": text,
+            "schema": {"type": "string"} if pattern is None else {"type": "string", "pattern": pattern},
+        }
+        for name, (text, pattern) in asked.items()
     ]
-    refusals = {str(status): _problem(status) for status in (400, 401, 403, 421, 429, 500, 503)}
+    refusals = {str(status): _problem(status) for status in (400, 401, 403, 421, 429, 500, 503)} | _TOO_LONG
     shared: dict[str, Any] = {"tags": ["events"], "security": [{"token": []}], "parameters": parameters}
     upgrade = {"description": "A WebSocket, subprotocol bms.events.v1: one JSON object a text frame."}
-    stream = {"description": "Events", "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    stream: dict[str, Any] = {"description": "Events", "content": {"text/event-stream": {}}}
     text = "Each type needs the scope of what it is about: docs/how-to/events.md."
     return {
         "/api/v1/events": {

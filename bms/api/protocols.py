@@ -4,7 +4,7 @@ The classes of Hypercorn 0.18 do the parsing (with h11, h2 and wsproto) and the 
 put in order what, as they are, ends or wedges a connection, or lets a client take more than its share:
 
     HTTP/1.1    an upgrade to h2c is ignored (RFC 9110, section 7.8 allows that), a WebSocket upgrade with a body is
-                refused, as are frames that come before the upgrade is accepted
+                refused, as are frames that come before the upgrade is accepted, and a body with two lengths
     HTTP/2      data for a stream that has been answered is acknowledged and dropped, and the client told to stop (RFC
                 9113, section 8.1); an answer that breaks off resets its stream; streams that clients reset
                 (CVE-2023-44487) and bytes that carry nothing (pings, settings, empty frames) have a budget; priorities
@@ -50,7 +50,7 @@ PriorKnowledgeError = H2ProtocolAssumedError
 
 STREAMS_MAX = 100
 _RESETS_BURST, _RESETS_PER_S = 100.0, 10.0
-_IDLE_BYTES_BURST, _IDLE_BYTES_PER_S = 128 * 1024.0, 1024.0
+_IDLE_BYTES_BURST, _IDLE_BYTES_PER_S = 16 * 1024.0, 1024.0
 _REASON_BYTES_MAX = 120  # RFC 6455, section 5.5: 125 with the code
 
 
@@ -141,6 +141,10 @@ class Http1(H11Protocol):
 
     async def _create_stream(self, request: h11.Request) -> None:
         headers = list(request.headers)
+        if _header(headers, b"transfer-encoding") and any(name == b"content-length" for name, _ in headers):
+            await self._send_error_response(400)  # somebody on the way may have gone by the other (RFC 9112, section 6.1)
+            await self.send(Closed())
+            return
         tokens = {token.strip() for token in _header(headers, b"connection").split(b",")}
         stream: HTTPStream | WSStream
         place = (self.app, self.config, self.context, self.task_group, self.ssl, self.client, self.server)
@@ -194,13 +198,6 @@ class Http2(H2Protocol):
             },
         )
         self.connection.decoder.max_header_list_size = self.config.h2_max_header_list_size
-        self._plain_send = self.send
-        self.send = self._counted_send
-
-    async def _counted_send(self, event: Event) -> None:
-        if isinstance(event, RawData):  # whoever is sent much may acknowledge much
-            self._idle_bytes.level = min(self._idle_bytes.burst, self._idle_bytes.level + len(event.data))
-        await self._plain_send(event)
 
     async def handle(self, event: Event) -> None:
         """Take bytes, or the end."""
@@ -317,6 +314,7 @@ class Http2(H2Protocol):
             window = self.connection.local_flow_control_window(stream_id)
             data = await buffer.pop(max(0, min(window, self.connection.max_outbound_frame_size)))
             if data:
+                self._idle_bytes.give(len(data))  # whoever is sent much may acknowledge much
                 self.connection.send_data(stream_id, data)
                 await self._flush()
             else:

@@ -22,7 +22,7 @@ from msgspec import UNSET, Meta, UnsetType
 from ..monitor.logs import LogRecord
 from ..neighbours import TopologyLink
 from ..roster import Suspicion
-from ..security.tokens import SCOPES, Claims
+from ..security.tokens import KNOWN, TTL_MAX_S, Claims
 from ..values import Address, Node, NodeId
 
 __all__ = [
@@ -77,6 +77,8 @@ STEP_DIMENSIONS_MAX = 1000
 _Text = Annotated[str, Meta(max_length=1024)]
 _Cursor = Annotated[str, Meta(max_length=4096, description="`next` of the page before.")]
 _Limit = Annotated[int, Meta(ge=1, le=PAGE_MAX, description="How many at most.")]
+_SHOWN = r"^[^\u0000-\u001f\u007f-\u009f]*$"  # no control characters
+_BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _NodeId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="A node's id.")]
 _Address = Annotated[str, Meta(pattern="^\\S+:[0-9]{1,5}$", max_length=512)]
 
@@ -93,7 +95,7 @@ class NodesQuery(_Asked):
 
     state: Literal["alive", "suspect", "failed", "left"] | None = None
     limit: _Limit = 100
-    cursor: _Cursor | None = None
+    cursor: Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="`next` of the page before.")] | None = None
 
 
 @attrs.frozen
@@ -202,7 +204,7 @@ class Keys:
 class PutQuery(_Asked):
     """How a value is stored."""
 
-    ttl_s: Annotated[float, Meta(gt=0, description="Seconds until it reads as missing.")] | None = None
+    ttl_s: Annotated[float, Meta(gt=0, le=1e12, description="Seconds until it reads as missing.")] | None = None
 
 
 @attrs.frozen
@@ -226,9 +228,11 @@ class Broadcast(_Asked, kw_only=True):
 
     MORE: ClassVar[dict[str, Any]] = {"oneOf": [{"required": ["body"]}, {"required": ["body_base64"]}]}
 
-    topic: Annotated[str, Meta(max_length=255)] = ""
+    topic: Annotated[str, Meta(max_length=255, pattern=_SHOWN)] = ""
     body: str | UnsetType = UNSET
-    body_base64: str | UnsetType = UNSET
+    body_base64: (
+        Annotated[str, Meta(extra_json_schema={"contentEncoding": "base64", "pattern": _BASE64})] | UnsetType
+    ) = UNSET
 
 
 class Message(Broadcast, kw_only=True):
@@ -320,15 +324,17 @@ class Settings:
     about: dict[str, AboutSetting]
 
 
-_Scope = Annotated[str, Meta(description=f"One of {', '.join(SCOPES)}; or data:*, *:read, *.", max_length=64)]
+_Scope = Annotated[
+    str, Meta(description="A subject and an action; * stands for all.", extra_json_schema={"enum": KNOWN})
+]
 
 
 class NewToken(_Asked):
     """What a token shall allow, and for how long. It can allow no more than the token that asks for it."""
 
     scopes: Annotated[list[_Scope], Meta(min_length=1, max_length=64)]
-    ttl_s: Annotated[float, Meta(gt=0)] = 30 * 86_400.0
-    name: Annotated[str, Meta(max_length=64)] = ""
+    ttl_s: Annotated[float, Meta(gt=0, le=TTL_MAX_S)] = 30 * 86_400.0
+    name: Annotated[str, Meta(max_length=64, pattern=_SHOWN)] = ""
 
 
 @attrs.frozen

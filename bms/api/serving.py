@@ -247,7 +247,8 @@ class Servers:
         address = address_key(host)
         context = self._context(name)
         connection = Connection(stream, (host, peer[1]), address, self._desk, context)
-        if self._desk.rates.is_exhausted(address, trio.current_time()):
+        now = trio.current_time()
+        if self._desk.rates.take(address, now) is not None and self._desk.rates.is_barred(address, now):
             counters.add("http.refused_connections")
             stream.close()
             return

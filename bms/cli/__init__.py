@@ -3,7 +3,10 @@
     program     the commands by name, each loaded when it is used; how the process ends
     local       which of this machine's nodes is meant
     output      tables, JSON, what is printable
-    up, nodes, data, messages, settings, identity, demo     the commands
+    defaults    what `bms up` does where nobody says otherwise
+    terminal    a terminal taken over for a live view
+    up, nodes, data, messages, top, health, report, dashboard, doctor, settings, token, identity, demo, step, completion
+                the commands; `top_…`, `doctor_…` and `demo_…` are parts of theirs
 
 Loading this module costs nothing: `bms --help` reads click and the table of commands alone. Until a command has been
 loaded an interrupt simply ends the process, as it does any program that handles none: no import is left with a

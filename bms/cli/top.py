@@ -31,7 +31,7 @@ import trio
 
 from ..control import Status
 from ..control.answers import plain
-from ..errors import MeshError
+from ..errors import MeshError, RefusedError
 from ..values import Missed, NodeEvent
 from .local import Choice, any_node_options, open_node
 from .output import json_option, print_json, print_pairs, print_table
@@ -139,7 +139,8 @@ class _Live:
                     await _follow(client, view.interval_s, self._take, self._note)
             except (MeshError, click.UsageError) as error:
                 text = error.format_message() if isinstance(error, click.UsageError) else str(error)
-                view.lose(text, trio.current_time())
+                how = "NOT RUNNING" if self._choice.remote is None else "NOT REACHABLE"
+                view.lose(text, trio.current_time(), "REFUSED" if isinstance(error, RefusedError) else how)
                 self._redraw()
             await trio.sleep(_AGAIN_S)
 

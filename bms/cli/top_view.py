@@ -93,7 +93,7 @@ class View:
         self.sort = _SORTS[0]
         self.offset = 0
         self._taken_at = 0.0
-        self._gone: tuple[float, str] | None = None
+        self._gone: tuple[float, str, str] | None = None
 
     def take(self, sample: dict[str, Any], now: float) -> None:
         """The node has answered. While it is paused nothing changes but that."""
@@ -110,15 +110,15 @@ class View:
         """Something has happened."""
         self.happenings.append(Happening(time, text))
 
-    def lose(self, why: str, now: float) -> None:
-        """The node does not answer any more; said again, the first moment counts."""
-        self._gone = (now if self._gone is None else self._gone[0], why)
+    def lose(self, why: str, now: float, how: str = "NOT RUNNING") -> None:
+        """The node cannot be asked any more, and `how` that is; said again, the first moment counts."""
+        self._gone = (now if self._gone is None else self._gone[0], how, why)
 
     def trouble(self, now: float) -> str | None:
         """Why what is shown is not what is now, if so."""
         if self._gone is not None:
-            since, why = self._gone
-            return f"NOT RUNNING for {now - since:.0f} s ({why}); looking for it again"
+            since, how, why = self._gone
+            return f"{how} for {now - since:.0f} s ({why}); trying again"
         silence = now - self._taken_at
         if self.sample is not None and silence > max(LATE_S, 3 * self.interval_s):
             return f"NO ANSWER for {silence:.0f} s: the process hangs, is stopped, or is overloaded"

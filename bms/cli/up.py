@@ -129,7 +129,7 @@ async def _serve_http(mesh: Mesh, wishes: Wishes) -> None:
         try:
             await mesh.start_https_server(wishes.https)
         except UnreachableError as error:
-            log.warning("HTTPS is off, set https_address to choose another port: %s", error)
+            log.warning("HTTPS is off, set https_address: this node %s", str(error).partition(";")[0])
 
 
 def _kept(mesh: Mesh, config: Config, wishes: Wishes) -> Config:

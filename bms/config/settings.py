@@ -24,7 +24,6 @@ from .fields import (
     number,
     seconds,
     setting,
-    to_float,
     to_path,
     to_texts,
 )
@@ -277,7 +276,7 @@ class HttpConfig:
     )
     requests_per_s: float = number(
         (200.0, 0.1, 1_000_000),
-        "Requests a second of one address; twice as many may come at once. Others get 429, or no connection.",
+        "Requests and connections a second of one address; twice as many (10) at once. Others get 429, or nothing.",
         "one request costs 1 ms of CPU and more, which the mesh does not get",
     )
     header_timeout_s: float = seconds(

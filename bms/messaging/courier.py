@@ -91,8 +91,13 @@ class Courier:
         self._windows: dict[NodeId, tuple[int, DeliveryWindow]] = {}
         self._servers: dict[str, RequestServer] = {} if servers is None else servers
         """Who serves which topic. They outlive this courier: a program serves until it is cancelled."""
+        self._sent = counters.tally("messaging.sent", 1)
+        self._received = counters.tally("messaging.received", 1)
+        self._broadcasts = counters.tally("messaging.broadcast", 1)
+        self._served = counters.tally("messaging.requests_served", 1)
         self._delivery_s = counters.histogram("messaging.delivery_s")
         self._request_s = counters.histogram("messaging.request_s")
+        self._serve_s = counters.histogram("messaging.serve_s")
         self._link_came = trio.Event()
         self.routes: dict[type, Handler] = {
             Note: self._receive_note,
@@ -126,8 +131,11 @@ class Courier:
                     await self._deliver_here(body, topic, state)
                 else:
                     await self._deliver(to, body, topic, state)
-                self._counters.add("messaging.sent")
-                self._delivery_s.observe(self._took("send", began, to, topic, body))
+                self._sent[0] += 1
+                seconds = trio.current_time() - began
+                self._delivery_s.observe(seconds)
+                if seconds >= self._counters.slow_s:
+                    self._slow("send", seconds, to, topic, body)
                 return
             raise state.failure(to, deadline_s)
         except MeshError as error:
@@ -186,34 +194,34 @@ class Courier:
         began = trio.current_time()
         try:
             self._check(body, topic, deadline_s)
-            answer = await self._ask_until(to, body, topic, deadline_s)
+            state = _Try()
+            with trio.move_on_after(deadline_s):
+                wait_s = _BUSY_WAIT_S
+                while True:
+                    try:
+                        answer = await self._ask(to, body, topic, state)
+                    except DeliveryError:
+                        raise
+                    except UnreachableError:
+                        state.sent = False  # the link had ended before that: wait for the next
+                        continue
+                    except RemoteError as error:
+                        if error.kind != "busy":
+                            raise _refusal(error) from None
+                    else:
+                        seconds = trio.current_time() - began
+                        self._request_s.observe(seconds)
+                        if seconds >= self._counters.slow_s:
+                            self._slow("request", seconds, to, topic, body)
+                        return answer
+                    state.busy, state.sent = True, False
+                    self._counters.add("messaging.pushed_back")
+                    await trio.sleep(wait_s)
+                    wait_s = min(_BUSY_WAIT_MAX_S, wait_s * 2)
+            raise state.failure(to, deadline_s)
         except MeshError as error:
             self._failed("request", began, to, topic, body, error)
             raise
-        self._counters.add("messaging.requests_sent")
-        self._request_s.observe(self._took("request", began, to, topic, body))
-        return answer
-
-    async def _ask_until(self, to: NodeId, body: bytes, topic: str, deadline_s: float) -> bytes:
-        state = _Try()
-        with trio.move_on_after(deadline_s):
-            wait_s = _BUSY_WAIT_S
-            while True:
-                try:
-                    return await self._ask(to, body, topic, state)
-                except DeliveryError:
-                    raise
-                except UnreachableError:
-                    state.sent = False  # the link had ended before that: wait for the next
-                    continue
-                except RemoteError as error:
-                    if error.kind != "busy":
-                        raise _refusal(error) from None
-                state.busy, state.sent = True, False
-                self._counters.add("messaging.pushed_back")
-                await trio.sleep(wait_s)
-                wait_s = min(_BUSY_WAIT_MAX_S, wait_s * 2)
-        raise state.failure(to, deadline_s)
 
     async def _ask(self, to: NodeId, body: bytes, topic: str, state: _Try) -> bytes:
         if to == self._node_id:
@@ -251,22 +259,22 @@ class Courier:
             if not taken:
                 self._counters.add("messaging.broadcasts_unsent")
         self._topics.publish(self._message(self._node_id, self.boot, counter, topic, body, message.sent_at))
-        self._counters.add("messaging.broadcast")
+        self._broadcasts[0] += 1
         return count
 
-    def _took(self, what: str, began: float, to: NodeId, topic: str, body: bytes) -> float:
-        """How long something took that began then; if that was long, it is said."""
-        seconds = trio.current_time() - began
-        if seconds >= self._counters.slow_s:
-            self._counters.slow(what, seconds, {"peer": to.short, "topic": topic, "bytes": len(body)})
-        return seconds
+    def _slow(
+        self, what: str, seconds: float, peer: NodeId, topic: str, body: bytes, error: MeshError | None = None
+    ) -> None:
+        facts: dict[str, object] = {"peer": peer.short, "topic": topic, "bytes": len(body)}
+        if error is not None:
+            facts["error"] = type(error).__name__
+        self._counters.slow(what, seconds, facts)
 
     def _failed(self, what: str, began: float, to: NodeId, topic: str, body: bytes, error: MeshError) -> None:
-        name = type(error).__name__
-        self._counters.count("messaging.failed", what, name)
+        self._counters.count("messaging.failed", what, type(error).__name__)
         seconds = trio.current_time() - began
         if seconds >= self._counters.slow_s:
-            self._counters.slow(what, seconds, {"peer": to.short, "topic": topic, "bytes": len(body), "error": name})
+            self._slow(what, seconds, to, topic, body, error)
 
     def _check(self, body: bytes, topic: str, deadline_s: float) -> None:
         if not isinstance(body, (bytes, bytearray, memoryview)):
@@ -340,7 +348,7 @@ class Courier:
             if not self._topics.offer(message):
                 return self._refuse(note.id, "busy", "the receiver's queue is full")
             window.take(note.counter)
-            self._counters.add("messaging.received")
+            self._received[0] += 1
         else:
             self._counters.add("messaging.duplicates")
         return Ok(note.id)
@@ -351,7 +359,7 @@ class Courier:
         window = self._window(link)
         if window is not None and window.check(message.counter) is Verdict.NEW:
             window.take(message.counter)
-            self._counters.add("messaging.received")
+            self._received[0] += 1
             self._topics.publish(
                 self._message(link.node_id, link.boot, message.counter, message.topic, message.body, message.sent_at)
             )
@@ -386,10 +394,11 @@ class Courier:
             if len(body) > self._config.limits.body_bytes_max:
                 raise LimitError(f"the answer has {len(body)} bytes, above limits.body_bytes_max")
             reply: AnyMessage = Response(request.id, body)
-            self._counters.add("messaging.requests_served")
-            self._counters.observe(
-                "messaging.serve_s", self._took("serve", began, link.node_id, request.topic, request.body)
-            )
+            self._served[0] += 1
+            seconds = trio.current_time() - began
+            self._serve_s.observe(seconds)
+            if seconds >= self._counters.slow_s:
+                self._slow("serve", seconds, link.node_id, request.topic, request.body)
         except Exception as error:
             # The program's handler failed: its caller is told, and other requests go on.
             self._counters.add("messaging.handler_errors")

@@ -131,7 +131,6 @@ _MESSAGES = (
     _histogram("bms_message_delivery_seconds", "messaging.delivery_s", "A direct message until it is acknowledged."),
     _histogram("bms_request_seconds", "messaging.request_s", "A request until its answer."),
     _histogram("bms_request_serve_seconds", "messaging.serve_s", "How long this program's handlers took."),
-    _counter("bms_requests_sent", "messaging.requests_sent", "Requests that were answered."),
     _counter("bms_requests_served", "messaging.requests_served", "Requests that this program has answered."),
     _counter("bms_request_handler_errors", "messaging.handler_errors", "Requests whose handler raised an error."),
     _counter("bms_request_answers_unsent", "messaging.answers_unsent", "Answers that were not taken in time."),

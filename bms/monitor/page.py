@@ -32,7 +32,8 @@ _STYLE = """
 body { margin: 0 auto; padding: 1.5rem; max-width: 76rem; background: var(--ground); color: var(--text);
   font: 15px/1.5 system-ui, sans-serif; }
 h1 { margin: 0; font-size: 1.6rem; overflow-wrap: anywhere; } h2 { margin: 2rem 0 .5rem; font-size: 1.15rem; }
-.soft, .none { color: var(--soft); } .id { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere; }
+.soft, .none { color: var(--soft); }
+.id { font-family: ui-monospace, monospace; font-size: .85em; overflow-wrap: anywhere; }
 .badge { display: inline-block; padding: .1rem .7rem; border: 2px solid; border-radius: 1rem; font-weight: 600; }
 .ok { color: var(--ok); } .degraded { color: var(--degraded); } .failing { color: var(--failing); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }

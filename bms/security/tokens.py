@@ -31,6 +31,7 @@ from .signed import built, label_untrusted
 
 __all__ = [
     "EVERYTHING",
+    "KNOWN",
     "NAME_BYTES_MAX",
     "SCOPES",
     "TTL_MAX_S",
@@ -68,7 +69,8 @@ TTL_MAX_S = 3650 * 86_400.0
 
 _ACTIONS = sorted({scope.partition(":")[2] for scope in SCOPES})
 _SUBJECTS = list(dict.fromkeys(scope.partition(":")[0] for scope in SCOPES))
-_KNOWN = [*SCOPES, *(f"{subject}:*" for subject in _SUBJECTS), *(f"*:{action}" for action in _ACTIONS), "*"]
+KNOWN = [*SCOPES, *(f"{subject}:*" for subject in _SUBJECTS), *(f"*:{action}" for action in _ACTIONS), "*"]
+"""All that a scope may be."""
 
 _TOKEN = re.compile(r"bms_([0-9a-f]{16})_[A-Za-z0-9_-]{43}", re.ASCII)
 _ID_BYTES, _SECRET_BYTES = 8, 32
@@ -121,9 +123,9 @@ def check_scopes(scopes: Iterable[str]) -> tuple[str, ...]:
     if not given:
         raise LocalProtocolError("a token needs at least one scope")
     for scope in given:
-        if scope not in _KNOWN:
-            near = difflib.get_close_matches(str(scope), _KNOWN, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_KNOWN)}"
+        if scope not in KNOWN:
+            near = difflib.get_close_matches(str(scope), KNOWN, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(KNOWN)}"
             raise LocalProtocolError(f"there is no scope {scope!r:.80}; {hint}")
     return given
 

@@ -47,7 +47,7 @@ class DataVerbs(Core):
         if not isinstance(value, (bytes, bytearray, memoryview)):
             raise LocalProtocolError(f"a value is bytes, not {type(value).__name__}")
         expiry_ms = None
-        if ttl_s is not None and not (math.isfinite(ttl_s) and ttl_s > 0):
+        if ttl_s is not None and not (math.isfinite(ttl_s * 1000) and ttl_s > 0):
             raise LocalProtocolError(f"ttl_s is a positive number of seconds, not {ttl_s!r}")
         entries = self._space(space)
         await self._settle()

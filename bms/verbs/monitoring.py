@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 from ..counters import Histogram
-from ..errors import LocalProtocolError
+from ..errors import LimitError, LocalProtocolError
 from ..monitor import health, performance
 from ..monitor.kinds import message_kinds, refusals
 from ..monitor.resources import version
@@ -25,6 +25,8 @@ _MEASURE_S_MAX = 60.0
 
 class MonitoringVerbs(DataVerbs):
     """See the module."""
+
+    _is_measuring = False
 
     def collect_stats(self) -> Stats:
         """Statistics as they are now. ClosedError when it is not running."""
@@ -116,15 +118,25 @@ class MonitoringVerbs(DataVerbs):
     async def measure_performance(self, seconds: float = 1.0) -> Performance:
         """Measure round trips and throughput to at most 32 peers, durable writes, and lag, for about `seconds` (to 60).
 
-        It loads the links while it runs. Raises ClosedError, LocalProtocolError (no such time).
+        It loads the links while it runs, so there is one at a time. Raises ClosedError, LimitError (one is under way),
+        LocalProtocolError (no such time).
         """
         life = self._running()
         if not (math.isfinite(seconds) and 0 < seconds <= _MEASURE_S_MAX):
             raise LocalProtocolError(f"seconds is above 0 and at most {_MEASURE_S_MAX:g}, not {seconds!r}")
-        return await performance.measure(life.links(), self._database, seconds)
+        if self._is_measuring:  # several would measure each other, and what is for reading would load the mesh
+            raise LimitError("a measurement is under way: ask again when it is done")
+        self._is_measuring = True
+        try:
+            return await performance.measure(life.links(), self._database, seconds)
+        finally:
+            self._is_measuring = False
 
-    def generate_report(self, format: str = "html") -> str:  # noqa: A002 - the promised name
-        """All of this as one document: "html" (a page with plots that needs nothing else), "json" or "text"."""
+    def generate_report(self, format: str = "html", *, with_log: bool = True) -> str:  # noqa: A002 - the promised name
+        """All of this as one document: "html" (a page with plots that needs nothing else), "json" or "text".
+
+        `with_log`: with the last records of the log, for those who may read them.
+        """
         from ..monitor import report  # what nobody asks for need not be loaded
 
         if format not in report.FORMATS:
@@ -143,7 +155,7 @@ class MonitoringVerbs(DataVerbs):
                 history=tuple(monitor.samples),
                 slow=tuple(self._journal.slow),
                 errors=tuple(self._journal.errors),
-                logs=tuple(monitor.logs.newest(100)),
+                logs=tuple(monitor.logs.newest(100)) if with_log else (),
             ),
             format,
         )

@@ -58,7 +58,7 @@ class NodeVerbs(Core):
         link = await self._running().register(Address.of(address))
         return self.node(link.node_id)
 
-    async def update_node(self, **tags: str | None) -> Node:
+    async def update_node(self, /, **tags: str | None) -> Node:
         """Set tags of this node, None to take one away, and tell all; what it looks like now back.
 
         Tags are kept until `shutdown`. LocalProtocolError beyond 64 tags or 2 KiB in all; nothing has changed then.

@@ -486,6 +486,20 @@ async def test_nodes_on_one_machine_do_not_take_each_others_ports(machine: Machi
             assert (await machine.ok("status", "-o", "json")).json["http_url"] == url
 
 
+async def test_another_machines_node_is_watched_over_http(machine: Machine) -> None:
+    async with machine.up("--dev", "--name", "far", "--http", "127.0.0.1:0") as node:
+        token = machine.folder / "token"
+        token.write_text((await machine.ok("token", "issue", "--scope", "status:read,nodes:read")).text)
+        there = ("--url", node.ready["http_url"], "--token", str(token))
+        assert re.search(r"^far +\w{8} +alive ", (await machine.ok("top", *there)).text, re.MULTILINE)
+        sample = (await machine.ok("top", *there, "--once", "-o", "json")).json
+        assert set(sample) == {"time", "stats", "nodes", "links", "health", "events"}
+        assert (await machine.ok("health", *there)).text.splitlines()[0] == "ok"
+        assert "far" in (await machine.ok("report", *there)).text
+        token.write_text((await machine.ok("token", "issue", "--scope", "data:read")).text)
+        assert "status:read" in one_line(await machine.run("top", *there), 1)
+
+
 # --- the live view
 
 

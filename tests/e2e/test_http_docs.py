@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import trio
-from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
 import bms

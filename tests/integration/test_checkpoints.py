@@ -29,6 +29,7 @@ import trio
 from checkpoints import ANY_TASK, CTRL_C, GOING_ON, WAITING, Blade, handles, threads
 
 import bms
+from bms.client import open_client
 from bms.control import SOCKET_NAME, open_control
 from bms.control.server import serve_control
 from helpers import until
@@ -210,6 +211,40 @@ async def by_hand(stage: Stage) -> None:
     stage.mark("the end")
 
 
+async def served(stage: Stage) -> None:
+    """HTTP from the start, a client with a stream of events, HTTPS, a move, one in vain, `stop`, `start`."""
+    stage.mesh = mesh = bms.init(**stage.config, http_address="127.0.0.1:0")
+    try:
+        async with trio.open_nursery() as nursery:
+            await mesh.start(nursery)
+            stage.mark("start")
+            async with open_client(str(mesh.http_url), await mesh.issue_token(["*"])) as client:
+                async with client.events(["data"]) as events:
+                    await client.store_data("by http", b"x")
+                    await anext(events)  # hello
+                    assert (await anext(events))["key"] == "by http"
+                stage.mark("a client")
+                await mesh.start_https_server("127.0.0.1:0")
+                stage.mark("https")
+                await client.change_config({"http_address": "127.0.0.2:0"})  # the server that answers moves
+                stage.mark("a move")
+            try:
+                await mesh.reconfigure(http_address=stage.taken, https_address=None)
+            except bms.UnreachableError:
+                stage.mark("a move in vain")
+            assert mesh.http_url is not None and mesh.https_url is not None
+            await mesh.stop()
+            stage.mark("stop")
+            await mesh.start(nursery)
+            stage.mark("start again")
+            stage.is_closing = True
+            await mesh.shutdown()
+            stage.mark("shutdown")
+    finally:
+        await mesh.shutdown()
+    stage.mark("the end")
+
+
 # ---------------------------------------------------------------------- the sweep
 
 
@@ -287,7 +322,7 @@ def check(counted: Sweep, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("way", [WAITING, GOING_ON, CTRL_C])
-@pytest.mark.parametrize("program", [opened, by_hand])
+@pytest.mark.parametrize("program", [opened, by_hand, served])
 def test_a_life_may_end_at_any_checkpoint(
     program: Program, way: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -306,7 +341,7 @@ def test_the_body_of_open_mesh_may_end_at_any_checkpoint(
     assert counted.uncut <= counted.cuts
 
 
-@pytest.mark.parametrize("program", [opened, by_hand])
+@pytest.mark.parametrize("program", [opened, by_hand, served])
 def test_a_life_may_end_at_any_step_of_any_of_its_tasks(
     program: Program, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -327,6 +327,7 @@ def test_a_failure_without_its_facts_is_the_peers_fault() -> None:
         ("put", {"key": b"", "value": b"1"}),
         ("put", {"key": b"a", "value": b"1", "ttl_s": -1}),
         ("put", {"key": b"a", "value": b"1", "ttl_s": True}),
+        ("put", {"key": b"a", "value": b"1", "ttl_s": 1e307}),
         ("send", {"to": "nobody", "body": b""}),
         ("sync", {"peers": [1]}),
         ("listen", {"topic": b"bytes"}),

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import attrs
@@ -747,11 +748,29 @@ async def test_settings_change_all_or_nothing() -> None:
         for wrong in (
             {"nope": 1}, {"gossip.nope": 1}, {"nope.x": 1}, {"sync_interval": "x"}, {"sync_interval": -1},
             {"mesh_name": "other"}, {"http.cert_path": "/etc/passwd"}, {"persistence_path": "/tmp"},
+            {"http": {"cert_path": "/etc/passwd", "key_path": "/etc/passwd"}}, {"http": {"requests_per_s": 5}},
+            {"http": "x", "http.requests_per_s": 5}, {"config": "x"}, {"config": None}, {"self": 1}, {"": 1},
         ):  # fmt: skip
             mixed = {"settings": {"sync_interval": 12, **wrong}}
             problem = await api.problem("PATCH", "/api/v1/config", 422, "ConfigError", json=mixed)
             assert problem["field"] in {*wrong, "nope"}
         assert api.mesh.config.sync_interval == 11
+
+
+async def test_an_address_that_cannot_be_listened_at_changes_nothing() -> None:
+    async with served() as api:
+        before = api.mesh.http_url
+        for name in ("http_address", "listen_address"):
+            asked = {"settings": {name: "a" * 70 + ":1"}}  # longer than a part of a host name can be
+            await api.problem("PATCH", "/api/v1/config", 502, "UnreachableError", json=asked)
+        assert api.mesh.http_url == before
+        await api.ask("GET", "/api/v1/status")
+
+
+async def test_a_tag_may_have_any_name() -> None:
+    async with served() as api:
+        path = f"/api/v1/nodes/{api.mesh.node_id}"
+        assert (await api.ask("PATCH", path, json={"tags": {"self": "x"}})).json()["tags"] == {"self": "x"}
 
 
 async def test_the_server_can_be_moved_by_a_request_to_itself() -> None:
@@ -781,6 +800,26 @@ async def test_the_log_is_read_from_where_one_was() -> None:
 
 
 # ---------------------------------------------------------------------- the step, health, crashes
+
+
+@pytest.mark.parametrize("form", ["html", "json", "text"])
+async def test_the_report_has_the_log_for_those_who_may_read_the_log(form: str) -> None:
+    async with served() as api:
+        logging.getLogger("bms.store").warning("only for readers of the log")
+        path = f"/api/v1/report?format={form}"
+        for scopes, has_it in ((["status:read"], False), (["status:read", "logs:read"], True)):
+            headers = {"Authorization": f"Bearer {await api.mesh.issue_token(scopes)}"}
+            assert ("only for readers of the log" in (await api.ask("GET", path, headers=headers)).text) == has_it
+
+
+async def test_there_is_one_measurement_at_a_time() -> None:
+    async with served() as api, trio.open_nursery() as nursery:
+        asked: dict[str, Any] = {"json": {"seconds": 10}}
+        nursery.start_soon(partial(api.client.post, "/api/v1/performance", **asked))
+        await until(lambda: api.mesh._is_measuring)
+        problem = await api.problem("POST", "/api/v1/performance", 429, "LimitError", **asked)
+        assert "under way" in problem["detail"]
+        nursery.cancel_scope.cancel()
 
 
 async def test_the_step_is_that_of_the_public_service() -> None:

@@ -55,7 +55,9 @@ async def change_config(call: Call) -> Response:
     known = setting_fields()
     fields: dict[str, Any] = {}
     for name, value in body.settings.items():
-        if name in known and "Path" in str(known[name].type):
+        if name not in known:  # nor a group as a whole, which may have paths in it
+            raise ConfigError(name, value, "there is no such setting; each stands by itself, as in http.allowed_hosts")
+        if "Path" in str(known[name].type):
             raise ConfigError(name, value, _PATHS)
         group, dot, key = name.rpartition(".")
         given = tuple(value) if isinstance(value, list) else value

@@ -64,7 +64,7 @@ async def get_health(call: Call) -> Response:
 
 @routes.add(
     "POST", "/api/v1/performance", scope="status:read", body=PerformanceAsked, body_is_optional=True,
-    answers={200: Performance},
+    answers={200: Performance}, limit_status=429,
 )  # fmt: skip
 async def measure_performance(call: Call) -> Response:
     """Measure round trips, throughput, durable writes and the scheduler's lag for some seconds."""
@@ -76,10 +76,11 @@ async def measure_performance(call: Call) -> Response:
     "GET", "/api/v1/report", scope="status:read", query=ReportQuery, answers={200: Media(HTML, others=(JSON, TEXT))}
 )
 async def get_report(call: Call) -> Response:
-    """All of this in one page: HTML with plots and without script, JSON, or text."""
+    """All of this in one page: HTML with plots and without script, JSON, or text. The log for logs:read alone."""
     query: ReportQuery = call.query
     await trio.lowlevel.checkpoint()
-    report = call.mesh.generate_report(query.format).encode("utf-8", "backslashreplace")
+    with_log = call.claims is not None and allows(call.claims.scopes, "logs:read")
+    report = call.mesh.generate_report(query.format, with_log=with_log).encode("utf-8", "backslashreplace")
     kind = {"html": HTML, "json": JSON, "text": TEXT}[query.format]
     headers = {"Content-Security-Policy": _REPORT_POLICY} if query.format == "html" else {}
     return Response(report, headers=headers, content_type=kind)

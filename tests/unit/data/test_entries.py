@@ -16,7 +16,7 @@ from bms.data.blob import BlobReference, split
 from bms.data.commits import Advance, Commit
 from bms.data.entries import Entries
 from bms.data.entry import make_entry
-from bms.data.tables import QUERIES
+from bms.data.tables import MANY, QUERIES
 from bms.errors import CorruptionError, LimitError, LocalProtocolError, NotFoundError, RefusedError, RemoteProtocolError
 from bms.security.authority import Authority
 from bms.security.keys import NodeKey
@@ -24,6 +24,7 @@ from bms.security.trust import WRITE, Trust
 from bms.store.database import Database
 
 NOW = 1_800_000_000.0
+NOW_MS = int(NOW * 1000)
 AUTHORITY = Authority.create(token_bytes=random.Random(7).randbytes, now=NOW)
 
 
@@ -918,3 +919,59 @@ async def test_a_damaged_entry_is_never_returned_nor_sent_and_comes_back_from_a_
     assert (await author.gives(reader)).new == 1
     assert reader.entries.get(b"k").value == b"v" * 100
     assert reader.entries.state().fingerprint == author.entries.state().fingerprint
+
+
+# ---------------------------------------------------------------------- for those who tell others
+
+
+async def test_heads_are_what_is_in_force_in_the_order_of_the_keys_asked() -> None:
+    node = Node()
+    first = await node.entries.put(b"a", b"12345")
+    await node.entries.put(b"b", b"x")
+    deleted = await node.entries.put(b"b", None)
+    large = await node.entries.put(b"c", bytes(300_000))
+    heads = node.entries.heads([b"c", b"missing", b"b", b"a", b"a"])
+    assert [(head.key, head.version, head.size, head.deleted) for head in heads] == [
+        (b"c", large, 300_000, False),
+        (b"b", deleted, 0, True),
+        (b"a", first, 5, False),
+    ]
+    assert {head.author for head in heads} == {node.key.node_id}
+
+
+async def test_heads_of_very_many_keys_are_read_in_parts() -> None:
+    node = Node()
+    keys = [f"{number:03}".encode() for number in range(2 * MANY + 3)]
+    for key in keys:
+        await node.entries.put(key, b"")
+    assert [head.key for head in node.entries.heads(keys)] == keys
+    assert node.entries.heads([]) == []
+
+
+async def test_what_has_expired_since_a_moment_is_told_once_in_its_order() -> None:
+    node = Node()
+    assert node.entries.expired(None) == ([], NOW_MS)
+    for key, seconds in ((b"late", 30), (b"soon", 10), (b"next", 20), (b"never", None)):
+        await node.entries.put(key, b"x", expiry_ms=None if seconds is None else NOW_MS + 1000 * seconds)
+    await node.entries.put(b"gone", b"x", expiry_ms=NOW_MS + 5000)
+    await node.entries.put(b"gone", b"kept after all")
+    assert node.entries.expired(NOW_MS)[0] == []
+    node.wall.now += 20
+    heads, upto = node.entries.expired(NOW_MS)
+    assert [(head.key, head.deleted, head.size) for head in heads] == [(b"soon", True, 0), (b"next", True, 0)]
+    assert node.entries.expired(upto)[0] == []
+    node.wall.now += 10
+    assert [head.key for head in node.entries.expired(upto)[0]] == [b"late"]
+    assert [head.deleted for head in node.entries.heads([b"late", b"never"])] == [True, False]
+
+
+async def test_many_that_expire_in_one_millisecond_come_together_although_they_are_beyond_the_limit() -> None:
+    node = Node()
+    for number in range(5):
+        await node.entries.put(f"k{number}".encode(), b"", expiry_ms=NOW_MS + 1)
+    await node.entries.put(b"later", b"", expiry_ms=NOW_MS + 2)
+    node.wall.now += 1
+    heads, upto = node.entries.expired(NOW_MS, limit=3)
+    assert ([head.key for head in heads], upto) == ([f"k{number}".encode() for number in range(5)], NOW_MS + 1)
+    heads, upto = node.entries.expired(upto, limit=3)
+    assert ([head.key for head in heads], upto) == ([b"later"], NOW_MS + 1000)

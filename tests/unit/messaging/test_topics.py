@@ -184,3 +184,54 @@ async def test_what_a_subscriber_took_over_makes_room_for_other_topics() -> None
     assert not topics.offer(message("b", b"3"))
     async with topics.subscribe("a"):
         assert topics.offer(message("b", b"3"))
+
+
+async def test_who_looks_on_is_shown_each_message_once_it_reaches_the_program() -> None:
+    inbox, shown = topics(inbox_messages_max=2), list[tuple[Message, bool]]()
+    end = inbox.tap(lambda found, is_held: shown.append((found, is_held)))
+    direct, broadcast, refused = message(), message("nobody"), message()
+    async with inbox.subscribe("t") as subscription:
+        assert inbox.offer(direct)
+        inbox.publish(broadcast)
+        assert inbox.offer(message())
+        assert not inbox.offer(refused), "the queue is full: it will be sent again"
+        assert len(await drained(subscription)) == 2
+    assert shown[:2] == [(direct, False), (broadcast, False)]
+    assert refused not in [found for found, _ in shown]
+    end()
+    inbox.publish(message())
+    assert len(shown) == 3
+
+
+async def test_who_looks_on_is_shown_a_held_message_when_it_comes_and_when_it_is_taken() -> None:
+    inbox, shown = topics(), list[tuple[Message, bool]]()
+    inbox.tap(lambda found, is_held: shown.append((found, is_held)))
+    sent = message()
+    assert inbox.offer(sent)
+    async with inbox.subscribe("t"), inbox.subscribe("t"):
+        assert shown == [(sent, True), (sent, False)]
+
+
+def test_an_attended_topic_holds_nothing_and_pushes_nobody_back() -> None:
+    inbox, shown = topics(inbox_messages_max=3), list[tuple[Message, bool]]()
+    held = message()
+    assert inbox.offer(held)
+    inbox.tap(lambda found, is_held: shown.append((found, is_held)))
+    with inbox.attend("t"), inbox.attend("t"):
+        sent = [message() for _ in range(10)]
+        assert all(inbox.offer(each) for each in sent)
+        assert shown == [(each, False) for each in [held, *sent]]
+        assert inbox.waiting() == 0
+    assert inbox.offer(message())
+    assert inbox.waiting() == 1
+    inbox.close()
+    with pytest.raises(ClosedError), inbox.attend("t"):
+        pass
+
+
+async def test_an_attended_topic_still_pushes_back_for_its_subscribers() -> None:
+    inbox = topics(inbox_messages_max=1)
+    with inbox.attend("t"):
+        async with inbox.subscribe("t"):
+            assert inbox.offer(message())
+            assert not inbox.offer(message())

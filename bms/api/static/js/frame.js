@@ -118,7 +118,8 @@ export class Frame {
     const { live } = this.feed;
     const isLive = live.state === "live", isDown = live.state === "down";
     this.pill.className = `pill ${isLive ? "ok" : isDown ? "warn" : ""}`;
-    say(this.pill, isLive ? "Live" : isDown ? "Disconnected" : "Connecting");
+    const isSilent = live.types.length === 0; // the token allows no kind of event
+    say(this.pill, isLive ? "Live" : isDown ? "Disconnected" : isSilent ? "Not live" : "Connecting");
     mark(this.element, "stale", isDown);
     this.banner.hidden = !isDown;
     if (isDown) {

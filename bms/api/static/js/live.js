@@ -78,7 +78,8 @@ export class Live {
     this._attempt += 1;
     this.retryAt = Date.now() + wait;
     this._timer = setTimeout(() => this.open(), wait);
-    this._become("down", this.since ?? Date.now(), reason);
+    // Why it began says more than that the attempts since then failed.
+    this._become("down", this.since ?? Date.now(), this.state === "down" ? this.reason : reason);
   }
 
   _drop() {

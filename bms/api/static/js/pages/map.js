@@ -71,8 +71,8 @@ class Picture {
     });
     const labels = links.length > LABELS_MAX ? [] : links.filter((link) => typeof link.rtt_s === "number").map((link) => {
       const [ax, ay] = at(link.from), [bx, by] = at(link.to);
-      // Not in the middle, where in a full mesh all the lines meet.
-      const [x, y] = [ax + (bx - ax) * 0.34, ay + (by - ay) * 0.34];
+      // Near one end: further in, the lines of a full mesh cross.
+      const [x, y] = [ax + (bx - ax) * 0.23, ay + (by - ay) * 0.23];
       return s("text", { class: "map-rtt", x, y: y + 4 }, seconds(link.rtt_s));
     });
     put(this.wires, ...lines, ...labels);

@@ -16,12 +16,13 @@ function tile(name, href = null) {
 
 /** Every part that is drawn: {element, draw(model)}. */
 function healthCard() {
-  const badge = h("span"), reasons = h("ul", { class: "health-reasons" }), rows = h("ul", { class: "checks" });
-  const summary = h("summary");
+  const badge = h("span", { class: "note" }, "Reading …"), reasons = h("ul", { class: "health-reasons", hidden: true }), rows = h("ul", { class: "checks" });
+  const summary = h("summary"), details = h("details", { hidden: true }, summary, rows);
   const element = h("section", { class: "card health", "aria-label": "Health" },
-    h("div", { class: "health-line" }, badge, h("span", { class: "space" }), h("details", null, summary, rows)), reasons);
+    h("div", { class: "health-line" }, badge, h("span", { class: "space" }), details), reasons);
   function draw({ health }) {
     if (!health) return;
+    details.hidden = false;
     put(badge, h("span", { class: "health-word" }, stateBadge(health.status, HEALTH[health.status] ?? health.status)));
     const bad = health.checks.filter((check) => check.status !== "ok");
     put(reasons, bad.map((check) => h("li", null, stateBadge(check.status, check.name), h("span", null, check.reason))));
