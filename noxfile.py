@@ -67,7 +67,7 @@ def sim(session: nox.Session) -> None:
 
 @nox.session
 def paper(session: nox.Session) -> None:
-    """The published experiments on membership, beside their targets: half an hour. One: `nox -s paper -- crash`."""
+    """The published experiments on membership, beside their targets: 75 minutes. One: `nox -s paper -- crash`."""
     install(session, "test")
     session.run("python", "-W", "error", "-m", "bms.testing.paper", *session.posargs)
 

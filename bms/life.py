@@ -174,7 +174,7 @@ class Life:
         self.config = config
         self._tags = tags
         self.boot = boot
-        self.started_at = world.wall_time()
+        self.started_at = world.monotonic()
         self.listening: list[Address] = []
         self.listening_udp: list[Address] = []
         self._world = world

@@ -22,7 +22,7 @@ import sys
 import time
 from typing import Any, TextIO
 
-__all__ = ["ConsoleFormatter", "JsonFormatter", "configure", "printable"]
+__all__ = ["ConsoleFormatter", "JsonFormatter", "configure", "follow", "printable"]
 
 _LEVEL_COLOURS = {"warning": "33", "error": "31", "critical": "31;1", "debug": "2"}
 _STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
@@ -105,3 +105,10 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> logging.Ha
     root.addHandler(handler)
     logging.getLogger("bms").setLevel(level.upper())
     return handler
+
+
+def follow(level: str, form: str) -> None:
+    """Take up other settings where `configure` set up this process's log; in any other program do nothing."""
+    mine = next((known for known in logging.getLogger().handlers if isinstance(known, _ProgramHandler)), None)
+    if mine is not None:
+        configure(level, form, mine.stream)

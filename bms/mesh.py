@@ -27,6 +27,7 @@ from .counters import Counters
 from .data.entries import Entries
 from .errors import ClosedError, LocalProtocolError, StoreError
 from .life import Life
+from .log import follow
 from .messaging.courier import RequestServer
 from .messaging.topics import Topics
 from .monitor.journal import Journal
@@ -327,11 +328,14 @@ class Mesh(NodeVerbs, MessageVerbs, MonitoringVerbs, SecurityVerbs):
                 await self._use_web(life, new)
                 await life.restart([name for name in restarted if name not in _WEB], new)
         except BaseException:
-            await self._use_store(new, old)
-            if life is not None and changed:
-                await self._use_web(life, old)
+            try:
+                await self._use_store(new, old)
+            finally:  # where the store says no
+                if life is not None and changed:
+                    await self._use_web(life, old)
             raise
         self._config = new
+        follow(new.log.level, new.log.format)
         self._tracer = tracer
         self._topics.reconfigure(new)
         self._entries.value_bytes_max = new.limits.value_bytes_max

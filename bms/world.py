@@ -12,6 +12,7 @@ also where a socket of IPv6 carries them (`::ffff:192.0.2.7`, RFC 4291 section 2
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import random
@@ -19,7 +20,8 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,6 +88,15 @@ class Network(Protocol):
         ...
 
 
+@contextmanager
+def _host_names() -> Iterator[None]:
+    """A host that IDNA cannot encode is an OSError like other names that nobody has."""
+    try:
+        yield
+    except UnicodeError as error:
+        raise OSError(errno.EINVAL, "that is no host name") from error
+
+
 class SystemNetwork:
     """The operating system's TCP and UDP, IPv4 and IPv6. Names are dialed by RFC 8305 (happy eyeballs)."""
 
@@ -101,7 +112,8 @@ class SystemNetwork:
             sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
             if sock.family == trio.socket.AF_INET6:
                 sock.setsockopt(trio.socket.IPPROTO_IPV6, trio.socket.IPV6_V6ONLY, 0 if dual else 1)
-            await sock.bind(("::" if dual else address.host, address.port))
+            with _host_names():
+                await sock.bind(("::" if dual else address.host, address.port))
             sock.listen(backlog)
         except BaseException:
             sock.close()
@@ -113,7 +125,8 @@ class SystemNetwork:
         dual = address.host in ("::", "*", "")
         family = socket.AF_INET6 if ":" in address.host or dual else socket.AF_INET
         host = "::" if dual else address.host
-        [(*_, place), *_] = await trio.socket.getaddrinfo(host, address.port, family, socket.SOCK_DGRAM)
+        with _host_names():
+            [(*_, place), *_] = await trio.socket.getaddrinfo(host, address.port, family, socket.SOCK_DGRAM)
         sock = socket.socket(family, socket.SOCK_DGRAM)
         try:
             sock.setblocking(False)

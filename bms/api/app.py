@@ -19,6 +19,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import quart.wrappers.base
 from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
@@ -43,6 +44,9 @@ log = logging.getLogger("bms.api")
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
+
+_ClientGoneError: type[Exception] = getattr(quart.wrappers.base, "ClientDisconnectedError", ConnectionAbortedError)
+"""What Quart raises from version 0.23 on, where it wants something of a client that has gone."""
 
 _DATA = b"/api/v1/data/"
 _PARTS_MAX = 16
@@ -95,7 +99,10 @@ class Application:
         elif scope["type"] == "websocket":
             await _refuse(scope, receive, answer, http_problem(404, "no WebSocket is served there"))
         else:
-            await self.quart(inner, body.receive, answer)  # type: ignore[arg-type]
+            try:
+                await self.quart(inner, body.receive, answer)  # type: ignore[arg-type]
+            except* _ClientGoneError:
+                log.debug("%s: the client has gone before its answer", inner["bms.route"])
 
     def _admit(self, scope: Scope, headers: _Headers, added: dict[str, Any]) -> None:
         """Host and Origin. ProblemError."""
@@ -274,6 +281,7 @@ def _make_quart(context: Context) -> QuartTrio:
     app.before_request(_admitting(context, table))
     app.register_error_handler(HTTPException, _http_failure)
     app.register_error_handler(MeshError, _failure)
+    app.register_error_handler(_ClientGoneError, _gone)
     app.register_error_handler(Exception, _unexpected(context))
     return app
 
@@ -329,6 +337,11 @@ async def _failure(error: MeshError) -> Response:
     if problem.status >= 500 and not isinstance(error, ProblemError):
         log.info("%s: %s: %s", request.scope.get("bms.route"), type(error).__name__, error)
     return _shown(problem)
+
+
+async def _gone(error: Exception) -> Response:
+    """Nobody hears of it."""
+    return Response(b"", status=400)
 
 
 def _unexpected(context: Context) -> Callable[[Exception], Awaitable[Response]]:

@@ -32,6 +32,8 @@ class Context:
     logs: RecentLogs
     logins: LoginLimit = attrs.field(factory=LoginLimit)
     """How often each address may try to log in."""
+    was_fed: bool = False
+    """Whether what happens was put into `events` before: if that begins anew, something may have been missed."""
     closing: trio.Event = attrs.field(factory=trio.Event)
     """Set when the servers drain: WebSockets and event streams say why and end."""
     reason: str = ""

@@ -8,7 +8,7 @@ for a client.
               node's program                       truncated?, held?
     health    mesh.check_health, once a second     status, reasons; when the status of a check has changed
     log       the recent records of the log        level, logger, text
-    missed    any of these, where it was too slow  count
+    missed    any of these, where it was too slow  count; null for what happened between a crash here and the new start
 
 - A data event says what a key holds when it is made: of several writes in quick succession it may show the last alone.
   An expired key is one that is deleted, told within `EXPIRY_S`.
@@ -43,6 +43,7 @@ BODY_BYTES_MAX = 8 * 1024
 EXPIRY_S = 1.0
 HEALTH_S = 1.0
 
+_LOST = ("node", "data", "message", "log")  # what happens while this does not run; health is told as it is then
 _KEYS_WAITING_MAX = 10_000
 _KEYS_A_TURN = 64
 _RECORDS_A_TURN = 200
@@ -58,6 +59,7 @@ async def feed(context: Context, *, task_status: trio.TaskStatus[None] = trio.TA
             ends.callback(mesh.tap_data(source.keys_changed))
             ends.callback(mesh.tap_messages(source.message_came))
             ends.enter_context(_heard(source))
+            source.begin()
             nursery.start_soon(source.tell_nodes, nodes)
             nursery.start_soon(source.tell_data)
             nursery.start_soon(source.tell_expiry)
@@ -98,11 +100,19 @@ class _Feed:
         self._keys: OrderedDict[bytes, None] = OrderedDict()
         self._keys_missed = 0
         self._keys_came = Bell()
+        self._records_upto = context.logs.last
+
+    def begin(self) -> None:
+        """Say that there is a gap, if this begins anew after a crash."""
+        if self.context.was_fed:
+            for kind in _LOST:
+                self._publish_missed(kind, None)
+        self.context.was_fed = True
 
     def _publish(self, kind: str, fields: dict[str, Any]) -> None:
         self._log.publish(kind, fields, self._mesh.now())
 
-    def _publish_missed(self, kind: str, count: int) -> None:
+    def _publish_missed(self, kind: str, count: int | None) -> None:
         self._log.publish_missed(kind, count, self._mesh.now())
 
     # ---------------------------------------------------------------- nodes
@@ -183,7 +193,7 @@ class _Feed:
 
     async def tell_records(self) -> None:
         """Whenever something was logged."""
-        logs, upto = self.context.logs, self.context.logs.last
+        logs, upto = self.context.logs, self._records_upto
         while True:
             await self.records_came.wait()
             while records := logs.after(upto, _RECORDS_A_TURN):

@@ -74,6 +74,8 @@ CHECK_S = 1.0
 KEEP_ALIVE_S = 15.0
 EVENTS_A_TURN = 64
 STREAMS_MAX = 1000
+HEARD_MAX = 1024
+"""So much of a message is waited for, before a client that sends one is shown the door."""
 TOPICS_MAX = 64
 
 _USUAL = ("node", "data", "message", "health")
@@ -130,7 +132,7 @@ def _key(event: Event) -> bytes:
 class _Visitor:
     """Whoever has asked for a stream: their token, what it allows, what they want."""
 
-    token: str
+    token: str = attrs.field(repr=False)
     claims: Claims
     wanted: _Wanted
 
@@ -169,7 +171,9 @@ class Followers:
         except MeshError as error:
             await _refuse(scope, send, problem_of(error))
             return
-        await send({"type": "websocket.accept", "subprotocol": SUBPROTOCOL if offered else None, "headers": []})
+        subprotocol = SUBPROTOCOL if offered else None
+        accept: dict[str, Any] = {"type": "websocket.accept", "subprotocol": subprotocol, "headers": []}
+        await send({**accept, "bms.message_bytes_max": HEARD_MAX})
 
         async def put(frames: Sequence[_Frame]) -> None:
             for frame in frames:

@@ -2,6 +2,9 @@
 
     rate    one token a request or WebSocket (`limits.Rates`); without one 429 with Retry-After, and the end of the
             connection for an address that is barred
+    number  `UNDER_WAY_OF_ONE_MAX` requests and streams of one address at once, and a few where there are more than
+            `UNDER_WAY_MAX` in all: 429. Each may have 200 KiB of its answer waiting for a client that does not take
+            it, and a connection of HTTP/2 has many of them
     size    a body that is declared or turns out longer than `http.body_bytes_max`: 413
     time    a body that takes longer than `http.body_timeout_s`, and a second more for each 16 KiB of it: 408
     answer  sent in pieces of 64 KiB; a client that does not take one within `http.send_timeout_s` loses its connection.
@@ -17,6 +20,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -28,13 +32,15 @@ from ..counters import Counters
 from .limits import Rates
 from .stream import PIECE_BYTES
 
-__all__ = ["Client", "Guard"]
+__all__ = ["UNDER_WAY_MAX", "UNDER_WAY_OF_ONE_MAX", "Client", "Guard"]
 
 log = logging.getLogger("bms.api")
 
 Receive = Callable[[], Awaitable[Any]]
 Send = Callable[[Any], Awaitable[None]]
 
+UNDER_WAY_OF_ONE_MAX, UNDER_WAY_MAX = 256, 1024
+_UNDER_WAY_ALWAYS = 4  # of an address that asks for little while others ask for much
 _BODY_BYTES_PER_S = 16 * 1024
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
@@ -60,6 +66,7 @@ class Guard:
         self._settings = settings
         self._rates = rates
         self._counters = counters
+        self._under_way: Counter[str] = Counter()
 
     async def __call__(self, client: Client, scope: Any, receive: Receive, send: Send) -> None:
         """Serve one request or one WebSocket of `client`."""
@@ -71,6 +78,10 @@ class Guard:
         visit = _Visit(client, scope, receive, send, self._settings(), self._counters)
         now = trio.current_time()
         wait_s = self._rates.take(client.address, now)
+        limit = UNDER_WAY_OF_ONE_MAX if self._under_way.total() < UNDER_WAY_MAX else _UNDER_WAY_ALWAYS
+        if self._under_way[client.address] >= limit:
+            wait_s = wait_s or 1.0
+        self._under_way[client.address] += 1
         try:
             if wait_s is not None:
                 self._counters.add("http.refused_rate")
@@ -82,6 +93,9 @@ class Guard:
             elif not await visit.is_too_large():
                 await self._app(scope, visit.receive, visit.send)
         finally:
+            self._under_way[client.address] -= 1
+            if not self._under_way[client.address]:
+                del self._under_way[client.address]
             visit.finish()
 
 

@@ -208,7 +208,12 @@ class Certificates:
         context.verify_mode = ssl.CERT_REQUIRED
 
     def _load_own(self, context: ssl.SSLContext) -> None:
-        names = _own_names(self._hosts())
+        try:
+            hosts = self._hosts()
+        except OSError as error:  # no file handle is left: the certificate there is will do
+            log.debug("this machine's addresses cannot be read: %s", error)
+            hosts = []
+        names = _own_names(hosts)
         stored = self._stored(names)
         if stored is None:
             stored = make_certificate(names, datetime.fromtimestamp(self._wall_time(), UTC))

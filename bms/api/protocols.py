@@ -18,6 +18,7 @@ A client that breaks a budget is told so (ENHANCE_YOUR_CALM) and its connection 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -83,6 +84,12 @@ class WebSocket(WSStream):
                 return
         await super().handle(event)
 
+    async def app_send(self, message: Any) -> None:
+        """Take what the application says. Its "bms.message_bytes_max" of an accept bounds what it is sent."""
+        if message is not None and message["type"] == "websocket.accept":
+            self.buffer.max_length = min(self.buffer.max_length, message.get("bms.message_bytes_max", math.inf))
+        await super().app_send(message)
+
     async def close(self, code: int, reason: str) -> None:
         """Say goodbye to the client, and tell the application that it has gone."""
         if self.state is ASGIWebsocketState.CONNECTED:
@@ -142,7 +149,7 @@ class Http1(H11Protocol):
     async def _create_stream(self, request: h11.Request) -> None:
         headers = list(request.headers)
         if _header(headers, b"transfer-encoding") and any(name == b"content-length" for name, _ in headers):
-            await self._send_error_response(400)  # somebody on the way may have gone by the other (RFC 9112, section 6.1)
+            await self._send_error_response(400)  # a proxy may have gone by the other (RFC 9112, section 6.1)
             await self.send(Closed())
             return
         tokens = {token.strip() for token in _header(headers, b"connection").split(b",")}

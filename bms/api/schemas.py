@@ -80,7 +80,7 @@ _Limit = Annotated[int, Meta(ge=1, le=PAGE_MAX, description="How many at most.")
 _SHOWN = r"^[^\u0000-\u001f\u007f-\u009f]*$"  # no control characters
 _BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _NodeId = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="A node's id.")]
-_Address = Annotated[str, Meta(pattern="^\\S+:[0-9]{1,5}$", max_length=512)]
+_Address = Annotated[str, Meta(pattern=r"^[^\u0000-\u0020\u007f-\u00a0]+:[0-9]{1,5}$", max_length=512)]
 
 
 class _Asked(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -115,7 +115,10 @@ class Register(_Asked):
 class NodePatch(_Asked):
     """Tags to set, null to take one away."""
 
-    tags: dict[Annotated[str, Meta(max_length=2048)], Annotated[str, Meta(max_length=2048)] | None]
+    tags: dict[
+        Annotated[str, Meta(max_length=2048, pattern=_SHOWN)],
+        Annotated[str, Meta(max_length=2048, pattern=_SHOWN)] | None,
+    ]
 
 
 class NearestQuery(_Asked):

@@ -15,7 +15,8 @@ for the change. `apply` does all that a new configuration asks, or nothing.
 At the end `drain` refuses new connections, sets `Context.closing`, gives WebSockets and requests the time there is,
 and cuts what is left. Cutting waits for nobody.
 
-Absent: a node in a simulated network has no HTTP. There is nobody in it who could ask.
+Absent: a node in a simulated network has no HTTP, since nobody in it could ask. And a request cannot stop the node that
+serves it: it would wait for itself.
 """
 
 from __future__ import annotations
@@ -99,7 +100,8 @@ class Servers:
         self._mesh = mesh
         self._world = world
         self._supervisors = supervisors
-        self._config = mesh.config
+        self._config = mesh.config.evolve(http_address=None, https_address=None)  # nothing is served yet
+        self._is_up = False
         self._servers: dict[str, _Server] = {}
         self._chosen: dict[tuple[str, str], Address] = {}
         self._certificates: Certificates | None = None
@@ -142,19 +144,27 @@ class Servers:
             raise
 
     async def _apply(self, config: Config) -> None:
-        if self._nursery is None and (config.http_address or config.https_address):
+        if not self._is_up and (config.http_address or config.https_address):
+            await self._supervisors.detach("events", "api")  # of an attempt that Ctrl+C has ended
             await self._supervisors.attach(_Subsystem("api", self._run))
             await self._supervisors.attach(_Subsystem("events", partial(feed, self.context)))
+            self._is_up = True
+        left: list[tuple[Connection, str]] = []
         self._config = config
         self.context.events.events_max = config.http.events_kept
         for name, asked in (("http", config.http_address), ("https", config.https_address)):
             running = self._servers.get(name)
             if running is not None and running.asked != asked:
-                await self._end(name, "the server is switched off" if asked is None else "the server moves")
+                del self._servers[name]  # first: Ctrl+C comes through shields, and what is undone then looks here
+                await self._supervisors.detach(name)
+                reason = "the server is switched off" if asked is None else "the server moves"
+                left += [(connection, reason) for connection, server in self._connections.items() if server == name]
             if asked is not None and name not in self._servers:
                 await self._begin(name, asked)
+        self._retire(left)
 
     async def _begin(self, name: str, asked: str) -> None:
+        await self._supervisors.detach(name)  # as above
         places = [Address.parse(asked)]
         if places[0].port == 0 and (name, asked) in self._chosen:  # a change that is undone finds the same port
             places.insert(0, self._chosen[name, asked])
@@ -170,15 +180,13 @@ class Servers:
                 self._chosen[name, asked] = server.place
                 return
 
-    async def _end(self, name: str, reason: str) -> None:
-        await self._supervisors.detach(name)
-        del self._servers[name]
+    def _retire(self, left: list[tuple[Connection, str]]) -> None:
+        """End the connections of servers that are no longer there. Only now: a change may have been undone."""
         within_s = self._config.limits.drain_timeout_s
-        going = [connection for connection, server in self._connections.items() if server == name]
-        for connection in going:
+        for connection, reason in left:
             connection.drain(reason, within_s * _WORD_SHARE)
-        if going and self._nursery is not None:
-            self._nursery.start_soon(self._cut_after, within_s, going)
+        if left and self._nursery is not None:
+            self._nursery.start_soon(self._cut_after, within_s, [connection for connection, _ in left])
 
     async def _cut_after(self, seconds: float, connections: list[Connection]) -> None:
         await trio.sleep(seconds)
@@ -222,21 +230,27 @@ class Servers:
 
     async def _run(self, *, task_status: trio.TaskStatus[None]) -> None:
         with collecting(self.context.logs):
-            async with trio.open_nursery() as self._nursery:
-                task_status.started()
-                await trio.sleep_forever()
+            try:
+                async with trio.open_nursery() as self._nursery:
+                    task_status.started()
+                    await trio.sleep_forever()
+            finally:
+                self._nursery = None
 
     async def _listen(self, name: str, server: _Server, *, task_status: trio.TaskStatus[None]) -> None:
-        assert self._nursery is not None
         async with trio.open_nursery() as nursery:
-            listen = partial(serve_address, server.place, partial(self._accept, name), self._world, self._nursery)
+            listen = partial(serve_address, server.place, partial(self._accept, name), self._world, nursery)
             server.place = server.bound = await nursery.start(listen)
             task_status.started()
 
     async def _accept(self, name: str, accepted: trio.abc.Stream) -> None:
-        """Serve one connection."""
+        """Take one connection in, or turn it away. It outlives its server: its tasks are those of "api"."""
         assert isinstance(accepted, trio.SocketStream)
         counters, http = self._mesh.counters, self._http()
+        nursery = self._nursery
+        if nursery is None:  # that has crashed, and is there again soon
+            await trio.aclose_forcefully(accepted)
+            return
         try:
             peer = accepted.socket.getpeername()
             stream = ServerStream(accepted)
@@ -259,6 +273,9 @@ class Servers:
             return
         counters.add("http.connections")
         self._connections[connection] = name
+        nursery.start_soon(self._serve, connection)
+
+    async def _serve(self, connection: Connection) -> None:
         try:
             await connection.run()
         finally:

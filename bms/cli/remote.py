@@ -212,7 +212,9 @@ async def _messages(events: EventFeed) -> AsyncIterator[Message | Missed]:
         try:
             if event["type"] == "missed":
                 if event["count"] is None:
-                    click.echo("(the node has started again: messages may have been missed)", err=True)
+                    click.echo(
+                        "(the node, or a part of it, has started again: messages may have been missed)", err=True
+                    )
                 else:
                     yield Missed(event["count"])
             elif event["type"] == "message":

@@ -149,7 +149,6 @@ async def _reload_on_hangup(mesh: Mesh, read: Read, hangups: AsyncIterator[int])
         except MeshError as error:
             log.error("not reloaded, nothing has changed: %s", error)
             continue
-        configure(mesh.config.log.level, mesh.config.log.format)
         names = [*done.fields, *(["certificate"] if done.certificate else [])]
         log.info("reloaded: %s", ", ".join(names) or "nothing is new")
 

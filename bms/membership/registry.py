@@ -72,7 +72,12 @@ class Registry:
     def others(self) -> list[tuple[NodeId, int, list[Address]]]:
         """The other running nodes: id, boot, addresses. Files of dead ones are removed; unreadable ones skipped."""
         found = []
-        for path in sorted(self._folder.glob("*.json")):
+        try:
+            paths = sorted(self._folder.glob("*.json"))
+        except OSError as error:  # no file handle is left, or the folder is not readable
+            log.debug("the registry %s cannot be read: %s", self._folder, error)
+            return []
+        for path in paths:
             if path == self._path:
                 continue
             try:

@@ -109,8 +109,8 @@ class EventLog:
         """Add an event that happened at `time` (Unix seconds) and wake the followers; the oldest make room."""
         return self._add(kind, kind, fields, time)
 
-    def publish_missed(self, kind: str, count: int, time: float) -> Event:
-        """Say that `count` events of this kind were not told, to those who want this kind."""
+    def publish_missed(self, kind: str, count: int | None, time: float) -> Event:
+        """Say that `count` events of this kind (None: nobody knows how many) were not told, to those who want it."""
         return self._add(kind, "missed", {"count": count}, time)
 
     def _add(self, kind: str, shown: str, fields: Mapping[str, Any], time: float) -> Event:

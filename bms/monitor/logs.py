@@ -26,7 +26,7 @@ __all__ = ["TEXT_MAX", "LogRecord", "RecentLogs", "collecting", "without_secrets
 TEXT_MAX = 4096
 """Characters of one record, its traceback included; the rest is cut."""
 
-_SECRETS = re.compile(r"bms_[0-9a-f]{16}_[A-Za-z0-9_-]{20,}|(?<=#login=)[^\s&\"']+|(?<=Bearer )[^\s,;\"']+")
+_SECRETS = re.compile(r"bms(?:_[0-9a-f]{16}|c)_[A-Za-z0-9_-]{20,}|(?<=#login=)[^\s&\"']+|(?<=Bearer )[^\s,;\"']+")
 
 
 def without_secrets(text: str) -> str:

@@ -42,8 +42,6 @@ async def serve_address(
             f"cannot listen at {address}: {(error.strerror or str(error)).lower()}; choose another address or port, "
             "or port 0 for any free one"
         ) from error
-    except UnicodeError as error:  # of the codec for host names, before the system is asked
-        raise UnreachableError(f"cannot listen at {str(address)!r:.80}: that is no host name") from error
     bound = listeners[0][1]
     log.info("listening at %s", bound)
     task_status.started(bound)

@@ -36,7 +36,7 @@ class MonitoringVerbs(DataVerbs):
         sent, received = monitor.bytes_moved()
         return Stats(
             node_id=self.node_id,
-            uptime_s=self._world.wall_time() - life.started_at,
+            uptime_s=self._world.monotonic() - life.started_at,
             connections=len(life.links()),
             nodes={str(state): states.count(state) for state in NodeState},
             bytes_sent=sent,
@@ -67,7 +67,7 @@ class MonitoringVerbs(DataVerbs):
         now = self._world.wall_time()
         facts = health.Facts(
             subsystems=life.health(),
-            uptime_s=now - life.started_at,
+            uptime_s=self._world.monotonic() - life.started_at,
             store_failing=self._database.failing,
             disk_free_bytes=resources.disk_free_bytes,
             certificate_left_s=self._identity.not_after - now,

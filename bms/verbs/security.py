@@ -159,7 +159,8 @@ class SecurityVerbs(Core):
         """A token with the scopes of a login code, which is used up.
 
         While the store cannot be written the token is kept in memory, and ends with the process: a node whose disk is
-        full can still be looked at. Raises RefusedError (unknown, used or expired), LimitError.
+        full can still be looked at. Raises RefusedError (unknown, used or expired), LimitError (1,000 tokens are in
+        force; the code stays good).
         """
         table = self._token_table()
         login = self._logins.pop(digest(code), None)
@@ -169,6 +170,9 @@ class SecurityVerbs(Core):
         token, stored = make_token(login.scopes, ttl_s, "login", now=now, token_bytes=self._world.token_bytes)
         try:
             await table.add(stored, now)
+        except LimitError:
+            self._logins[digest(code)] = login
+            raise
         except StoreError:
             table.hold(stored, now)
         return token

@@ -9,12 +9,14 @@ import socket
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 import trio
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from hostile import context_of, over, plain
 
+from bms.control.client import open_control
 from bms.security.authority import Authority
 from bms.security.identity import Identity
 from bms.values import Address
@@ -109,3 +111,17 @@ async def test_sighup_takes_up_settings_log_level_and_certificate_or_says_why_no
             node.process.send_signal(signal.SIGHUP)
             await logged("not reloaded, nothing has changed", words)
         assert await certificate() == new
+
+
+async def test_a_log_level_that_is_set_over_http_is_in_force_at_once(tmp_path: Path) -> None:
+    async with bms_up(tmp_path, "--dev", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0") as node:
+        async with open_control(Path(node.ready["folder"]) / "control.sock") as control:
+            code = (await control.login())["code"]
+        async with httpx.AsyncClient(base_url=node.ready["http_url"]) as client:
+            token = (await client.post("/api/v1/login", json={"code": code})).json()["token"]
+            client.headers["authorization"] = f"Bearer {token}"
+            assert " debug " not in node.log.read_text()
+            done = await client.patch("/api/v1/config", json={"settings": {"log.level": "debug"}})
+            assert done.status_code == 200, done.text
+            await client.get("/api/v1/nodes")
+            await until(lambda: " debug " in node.log.read_text(), PROCESS_S)

@@ -544,6 +544,19 @@ WRONG_FRAMES = {
 }
 
 
+async def test_a_message_that_does_not_end_is_not_kept() -> None:
+    async with open_node() as mesh, raw(mesh) as bad:
+        await bad.send_all(b"\x01\xfe\x20\x00\0\0\0\0" + b"x" * 0x2000)  # 8 KiB of text, and more is to come
+        heard = b""
+        with trio.fail_after(60):
+            try:
+                while more := await bad.receive_some(65536):
+                    heard += more
+            except trio.BrokenResourceError:
+                pass
+        assert (1009).to_bytes(2, "big") in heard
+
+
 @pytest.mark.parametrize("frame", WRONG_FRAMES.values(), ids=WRONG_FRAMES)
 async def test_a_protocol_error_in_mid_send_ends_that_connection_alone(frame: bytes) -> None:
     async with open_node() as mesh, follow(mesh, "types=message&topics=x") as socket, raw(mesh) as bad:

@@ -16,6 +16,7 @@ import pytest
 import trio
 from web import DEADLINE_S, Http2Client, Site, answer_of, ask, dial, forget_clients, get, open_site, serve_site, tls
 
+from bms.api.guard import UNDER_WAY_OF_ONE_MAX
 from bms.api.limits import Gate, Rates, address_key
 from helpers import cluster, until
 
@@ -380,6 +381,26 @@ async def test_an_address_that_goes_on_asking_loses_its_connections_too(secure: 
         assert (await get(site.http, source=OTHER)).status == 200
 
 
+async def test_answers_that_nobody_takes_are_bounded_in_number() -> None:
+    """In HTTP/2 a client may ask for much and open no window for any of it, on each of many connections."""
+    async with open_site(https=True) as site:
+        crowd = [await Http2Client.connect(site.https) for _ in range(4)]
+        for client in crowd:
+            client.connection.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+            for _ in range(90):
+                stream_id = client.connection.get_next_available_stream_id()
+                client.connection.send_headers(stream_id, client.headers("/big/200000"), end_stream=True)
+            await client.flush()
+        await until(lambda: len(site.seen) + site.count("http.refused_rate") == 360, DEADLINE_S)
+        assert len(site.seen) == UNDER_WAY_OF_ONE_MAX
+        assert (await get(site.http)).status == 429
+        assert (await get(site.http, source=OTHER)).status == 200
+        for client in crowd:
+            await client.stream.aclose()
+        await site.settle()
+        assert (await get(site.http)).status == 200
+
+
 async def test_websockets_count_as_requests() -> None:
     async with open_site(requests_per_s=0.1) as site:
         async with await dial(site.http) as stream:
@@ -490,7 +511,6 @@ def test_an_ipv6_host_is_its_network(host: str, key: str) -> None:
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"POST /body/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
-        b"POST /body/ HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + HELLO,
         b"GET /\xc3\xa9 HTTP/1.1\r\nHost: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
         b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n" + bytes(200),
@@ -507,6 +527,19 @@ async def test_garbage_ends_its_connection_alone(garbage: bytes) -> None:
             assert (await ask(good, HELLO)).status == 200
         await site.settle()
         assert site.count("http.errors") == 0
+
+
+async def test_of_a_body_with_two_lengths_neither_counts_and_nothing_behind_it_is_read() -> None:
+    async with open_site() as site:
+        async with await dial(site.http) as stream:
+            await stream.send_all(
+                b"POST /body/ HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n"
+                b"0\r\n\r\n" + HELLO
+            )
+            data = await ended(stream)
+        assert data.startswith(b"HTTP/1.1 400 ")
+        assert data.count(b"HTTP/1.1") == 1
+        assert not site.seen
 
 
 @pytest.mark.parametrize("garbage", [bytes(100), b"\x16\x03\x01\x00\x05hello", b"\x16" + b"\xff" * 500])

@@ -54,6 +54,16 @@ async def talk(one: bms.Mesh, two: bms.Mesh, count: int = 20) -> None:
         nursery.cancel_scope.cancel()
 
 
+async def test_a_clock_that_is_set_does_not_change_how_long_a_node_has_been_up() -> None:
+    now = [1_000.0]
+    world = bms.World(wall_time=lambda: now[0])
+    async with bms.open_mesh(
+        world=world, dev_mode=True, enable_persistence=False, enable_discovery=False
+    ) as mesh:  # fmt: skip
+        for now[0] in (1_900_000_000.0, 5.0):
+            assert 0 <= mesh.collect_stats().uptime_s < 1_000
+
+
 async def test_what_two_nodes_did_stands_in_their_statistics() -> None:
     async with cluster(2) as (one, two):
         await talk(one, two)

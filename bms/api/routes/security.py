@@ -68,7 +68,9 @@ async def revoke_token(call: Call) -> Response:
     return Response(b"", status=204)
 
 
-@routes.add("POST", "/api/v1/login", scope=PUBLIC, body=Login, body_bytes_max=4096, answers={200: LoginDone})
+@routes.add(
+    "POST", "/api/v1/login", scope=PUBLIC, body=Login, body_bytes_max=4096, answers={200: LoginDone}, limit_status=429
+)
 async def login(call: Call) -> Response:
     """A token for a one-time code."""
     body: Login = call.body

@@ -83,8 +83,9 @@ def test_any_json_value_is_read_as_it_was_written(value: object, ascii_only: boo
     "wrong",
     [
         b"", b"{", b"nul", b"[1,]", b'{"a":1,"a":2}', b"NaN", b"[Infinity]", b"-Infinity", b"1e999", b'"\xff"',
-        b"\xef\xbb\xbf{}", b'"\\ud800"', b'"\\udc00"', b'["\\uDFFF"]', b'{"\\udfff\\ud800":1}', b"1" * (NUMBER_DIGITS_MAX + 1),
-        b"0." + b"1" * (NUMBER_DIGITS_MAX + 1), b"[1] [2]", "\ufeff{}".encode("utf-16"), b"{'a':1}",
+        b"\xef\xbb\xbf{}", b'"\\ud800"', b'"\\udc00"', b'["\\uDFFF"]', b'{"\\udfff\\ud800":1}',
+        b"1" * (NUMBER_DIGITS_MAX + 1), b"0." + b"1" * (NUMBER_DIGITS_MAX + 1), b"[1] [2]",
+        "\ufeff{}".encode("utf-16"), b"{'a':1}",
     ],
 )  # fmt: skip
 def test_what_is_not_strict_json_is_refused(wrong: bytes) -> None:

@@ -55,9 +55,10 @@ def test_a_traceback_is_part_of_its_record_and_long_texts_are_cut(logs: RecentLo
 
 def test_tokens_and_codes_are_left_out(logs: RecentLogs) -> None:
     token = "bms_0123456789abcdef_" + "A" * 43
-    log.warning("the token %s, Authorization: Bearer %s, http://x/#login=abcDEF123", token, "sesame")
+    code = "bmsc_" + "A" * 43
+    log.warning("the token %s, Authorization: Bearer %s, %s, http://x/#login=abcDEF123", token, "sesame", code)
     (record,) = logs.after()
-    assert record.text == "the token [secret], Authorization: Bearer [secret], http://x/#login=[secret]"
+    assert record.text == "the token [secret], Authorization: Bearer [secret], [secret], http://x/#login=[secret]"
 
 
 def test_a_record_whose_arguments_do_not_fit_is_kept_as_it_is(logs: RecentLogs) -> None:

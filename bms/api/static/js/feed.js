@@ -90,7 +90,7 @@ export class Feed {
     this._hasHistory = true;
     if (isFirst && event.count === null) return;
     this.model.missed += event.count ?? 0;
-    const text = event.count === null ? "The node was started again: what happened before that is not known here" : `${plural(event.count, "event")} missed: all lists are read again`;
+    const text = event.count === null ? "The node, or a part of it, was started again: what happened before that is not known here" : `${plural(event.count, "event")} missed: all lists are read again`;
     this.model.note(Date.now() / 1000, "missed", text, "degraded");
     this._readAll();
   }
