@@ -41,6 +41,7 @@ from bms.values import Message, NodeId
 COLUMNS = ("what", "value", "low", "high", "unit", "ratio")
 CONNECTIONS = 8
 WATCHERS = 100
+CALM_S = 4.0  # after which an address has its whole budget of requests again
 VALUE = b"v" * 200
 LARGE = b"x" * (1 << 20)
 NO_LIMITS: dict[str, Any] = {"requests_per_s": 1e6, "connections_max": 2000, "connections_per_address_max": 2000}
@@ -254,6 +255,7 @@ def measure_mesh(folder: Path, chosen: Options) -> list[Row]:
             for _ in range(chosen.runs):
                 for way in WAYS:
                     child, there = (open_node, open_said) if way == "load" else (node, said)
+                    time.sleep(0 if chosen.quick else CALM_S)
                     with cores(child.pid, [asker.pid], hostile.pid):
                         measure_way(way, child, there, asker, hostile, seconds, found)
     units = {"p50": "ms", "p99": "ms", "cpu": "%", "opened": "1/s", "answers": "1/s"}

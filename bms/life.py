@@ -52,7 +52,7 @@ from .security.identity import Identity
 from .security.records import ALIVE, LEFT, TCP, UDP, NodeRecord
 from .security.trust import Trust
 from .supervisor import Condition, Subsystem, Supervisor
-from .values import Address, NodeId
+from .values import Address, NodeId, NodeState
 from .world import World
 
 __all__ = ["Life"]
@@ -189,7 +189,7 @@ class Life:
         self._discovery: Discovery | None = None
         self._boot_id = world.token_bytes(16)
         self._incarnation, self._extra_listeners = 1, 0
-        self._has_outdone = self._is_copied = False
+        self._has_outdone = self._is_copied = self._has_met = False
         self._state = ALIVE
         self._observed: list[str] = []
         self._hosts: list[str] = []
@@ -301,15 +301,17 @@ class Life:
         await self._supervisor.start(_Named("data", self.replication.run))
 
     def expects_peers(self) -> bool:
-        """Whether others are expected: named, or found before."""
+        """Whether others are expected: named, or found before. Who has said goodbye is not, unless it is named."""
         if self.config.bootstrap_nodes:
             return True
         if not self.config.enable_discovery:
             return False
         folder, snapshot = self._registry_folder, self._snapshot
-        return (snapshot is not None and snapshot.path.exists()) or (
-            folder is not None and bool(Registry(folder).others())
-        )
+        if folder is not None and Registry(folder).others():
+            return True
+        if self._has_met:
+            return any(member.state is not NodeState.LEFT for member in self.view.members.values())
+        return snapshot is not None and snapshot.path.exists()
 
     async def start_discovery(self) -> None:
         """Look for the mesh as the configuration says."""
@@ -565,6 +567,7 @@ class Life:
         return self.pool.link(node_id)
 
     def _link_up(self, link: Link) -> None:
+        self._has_met = True
         observed = link.peer.observed
         host = None if observed is None else _ip_address(observed.host)
         if host is not None and host not in self._observed and len(self._observed) < 4:

@@ -5,6 +5,8 @@ They print what the node says; nothing is worked out here.
 
 from __future__ import annotations
 
+import os
+
 import attrs
 import click
 import trio
@@ -121,11 +123,22 @@ async def drain(client: ControlClient) -> None:
 
     Returns when it has ended.
     """
+    process = await _process(client)
     try:
         await client.stop()
     except DeliveryError:
         pass  # it has ended already
     with trio.move_on_after(DRAIN_S) as patience:
         await client.wait_closed()
+        if process is not None:
+            await trio.lowlevel.wait_readable(process)
     if patience.cancelled_caught:
         raise Failed(f"the node has not ended within {DRAIN_S:g} s")
+
+
+async def _process(client: ControlClient) -> int | None:
+    """A handle of the node's process, readable when it has ended; None where there is no such thing, or no process."""
+    try:
+        return os.pidfd_open((await client.status()).pid)
+    except (AttributeError, OSError, DeliveryError):  # not Linux; of another container; ended already
+        return None

@@ -398,10 +398,11 @@ def _code_name(error: RemoteProtocolError) -> str:
 
 
 def _os_reason(error: OSError) -> str:
+    """What the system said, without the "Error connecting to (…): " that newer Trio puts before it."""
     causes = [error.__cause__, *getattr(error.__cause__, "exceptions", ())]
     for cause in reversed(causes):
         if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror.lower()
+            return cause.strerror.lower().rpartition("): ")[2]
     return (error.strerror or str(error)).lower()
 
 

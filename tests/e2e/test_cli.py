@@ -153,6 +153,7 @@ async def test_two_nodes_on_one_machine_share_data_and_messages(machine: Machine
         assert [node["node_id"] for node in left] == [two.ready["node_id"]]
         assert (await machine.ok("nodes")).text.splitlines()[1].startswith("one")
         await machine.ok("drain")
+        assert one.process.returncode == 0  # it has ended when the command returns
         assert await one.wait() == 0
 
 

@@ -15,6 +15,7 @@ import pytest
 import trio
 import trio_websocket
 from trio_websocket import ConnectionClosed
+from web import websocket_on
 
 import bms
 from bms.api import events as feed_module
@@ -70,7 +71,7 @@ async def connect(
     fields = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
     port = int(host.rpartition(":")[2])
     async with trio.open_nursery() as nursery, await trio.open_tcp_stream("127.0.0.1", port) as stream:
-        connection = await trio_websocket.wrap_client_stream(
+        connection = await websocket_on(
             nursery, stream, host, f"/api/v1/events?{query}", subprotocols=subprotocols, extra_headers=fields
         )
         try:

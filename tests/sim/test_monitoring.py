@@ -88,6 +88,23 @@ async def test_a_node_whose_peers_are_all_gone_says_so_and_is_well_when_they_are
     await sim_world.until(lambda: check(one.mesh, "peers").status == "ok", 120)
 
 
+async def test_a_node_whose_peers_have_all_said_goodbye_is_well_and_one_that_finds_nobody_again_is_not(
+    sim_world: SimWorld,
+) -> None:
+    one, two = sim_world.add_host(), sim_world.add_host()
+    mesh = await one.start(bootstrap_nodes=[])
+    await two.start()
+    await mesh.register_node(two.address)
+    await trio.sleep(60)
+    await two.stop()
+    await trio.sleep(60)
+    assert check(mesh, "peers") == bms.Check("peers", "ok", "this node is the only one")
+    await one.stop()
+    mesh = await one.start(bootstrap_nodes=[])
+    await trio.sleep(60)
+    assert check(mesh, "peers").status == "degraded"
+
+
 async def test_a_node_that_is_not_running_is_not_ready(sim_world: SimWorld) -> None:
     host = sim_world.add_host()
     mesh = await host.start()
