@@ -117,6 +117,7 @@ def unreachable(place: Place, error: BaseException) -> MeshError:
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
             why = getattr(cause, "verify_message", "") or cause.args[-1]
-            return RefusedError(f"{place.authority} is not known to be that node: {why}")
+            hint = "name its certificate's SHA-256 (fingerprint), or the file of who issued it (ca)"
+            return RefusedError(f"{place.authority} is not known to be that node: {why}; {hint}")
         cause = cause.__cause__ or cause.__context__
     return UnreachableError(f"{place.authority} cannot be reached: {error}")

@@ -41,7 +41,7 @@ export const rate = (value) => joined(rateParts(value));
 export const count = (value) => joined(countParts(value));
 export const seconds = (value) => joined(secondsParts(value));
 export const perSecond = (value) => (isNumber(value) ? `${number(value)}/s` : NONE);
-export const percent = (value) => (isNumber(value) ? `${number(value * 100)} %` : NONE);
+export const percent = (value) => (isNumber(value) ? `${number(Math.round(value * 1e4) / 100)} %` : NONE);
 
 /** A long duration: "3 d 4 h", "12 min", "8 s". */
 export function age(value) {

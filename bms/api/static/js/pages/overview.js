@@ -4,7 +4,7 @@ import { h, put, say, stateBadge } from "../dom.js";
 import { age, ago, bytes, bytesParts, clock, countParts, number, percent, perSecond, plural, rate, rateParts, seconds, secondsParts } from "../format.js";
 import { Plot } from "../plot.js";
 
-const HEALTH = { ok: "All is well", degraded: "Needs a look", failing: "Something does not work" };
+const HEALTH = { ok: "This node is well", degraded: "Needs a look", failing: "Something does not work" };
 const ACTIVITY_SHOWN = 40;
 
 function tile(name, href = null) {
