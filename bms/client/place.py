@@ -116,8 +116,9 @@ def unreachable(place: Place, error: BaseException) -> MeshError:
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            why = getattr(cause, "verify_message", "") or cause.args[-1]
-            hint = "name its certificate's SHA-256 (fingerprint), or the file of who issued it (ca)"
-            return RefusedError(f"{place.authority} is not known to be that node: {why}; {hint}")
+            why = cause.args[-1]  # of _PinnedObject: a fingerprint was given
+            if found := getattr(cause, "verify_message", ""):
+                why = f"{found}; name its certificate's SHA-256 (fingerprint), or the file of who issued it (ca)"
+            return RefusedError(f"{place.authority} is not known to be that node: {why}")
         cause = cause.__cause__ or cause.__context__
     return UnreachableError(f"{place.authority} cannot be reached: {error}")
