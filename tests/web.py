@@ -34,6 +34,7 @@ __all__ = [
     "dial",
     "forget_clients",
     "get",
+    "hang_up",
     "open_site",
     "serve_site",
     "tls",
@@ -280,7 +281,7 @@ async def get(address: Address, path: str = "/hello/", *, source: str = "127.0.0
 
 
 class _Reader:
-    """What trio-websocket takes for a nursery. Its reader fails on a ping that comes while it closes."""
+    """What trio-websocket takes for a nursery. Its reader fails on pings that come while it closes (`hang_up`)."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self._nursery = nursery
@@ -303,6 +304,12 @@ async def websocket_on(
     return await trio_websocket.wrap_client_stream(cast(trio.Nursery, _Reader(nursery)), stream, host, path, **options)
 
 
+async def hang_up(connection: trio_websocket.WebSocketConnection) -> None:
+    """Say goodbye and close. If the library's reader fails meanwhile, it would wait for an answer for ever."""
+    with trio.move_on_after(1):
+        await connection.aclose()
+
+
 @asynccontextmanager
 async def websocket(
     site: Site, path: str, *, secure: bool = False
@@ -311,9 +318,11 @@ async def websocket(
     stream = await dial(site.https if secure else site.http, tls() if secure else None)
     async with stream, trio.open_nursery() as nursery:
         connection = await websocket_on(nursery, stream, "localhost", path)
-        async with connection:
+        try:
             yield connection
-        await trio.aclose_forcefully(stream)
+        finally:
+            await hang_up(connection)
+            await trio.aclose_forcefully(stream)
 
 
 class Http2Client:

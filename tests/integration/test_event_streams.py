@@ -15,7 +15,7 @@ import pytest
 import trio
 import trio_websocket
 from trio_websocket import ConnectionClosed
-from web import websocket_on
+from web import hang_up, websocket_on
 
 import bms
 from bms.api import events as feed_module
@@ -77,7 +77,7 @@ async def connect(
         try:
             yield Socket(connection)
         finally:
-            await connection.aclose()
+            await hang_up(connection)
             nursery.cancel_scope.cancel()
 
 

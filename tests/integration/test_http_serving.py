@@ -128,7 +128,7 @@ async def test_no_compression_is_agreed_on() -> None:
 
 
 async def test_an_idle_websocket_is_pinged_and_lives_and_one_that_does_not_answer_ends() -> None:
-    async with open_site(idle_timeout_s=0.6) as site:
+    async with open_site(idle_timeout_s=1.5) as site:
         async with websocket(site, "/echo/") as socket, await dial(site.http) as stream:
             await stream.send_all(
                 b"GET /echo/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
