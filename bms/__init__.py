@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .client import Client, EventFeed, open_client
     from .config import Config
-    from .data.replication import PeerSync, SyncReport
+    from .data.replication import LastSync, PeerSync, SyncReport
     from .errors import (
         ClosedError,
         ConfigError,
@@ -78,6 +78,7 @@ __all__ = [
     "EventFeed",
     "Health",
     "KeyInfo",
+    "LastSync",
     "LimitError",
     "LocalProtocolError",
     "Mesh",

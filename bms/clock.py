@@ -42,7 +42,8 @@ def median_offset_ms(offsets: Iterable[int]) -> int:
 class SteadyTime:
     """Unix seconds: the wall clock until `held`, then the monotonic clock on from there, so that steps do nothing.
 
-    Differences below `STEP_S` are the slewing of a disciplined clock and are followed always.
+    Differences below `STEP_S` are the slewing of a disciplined clock and are followed always. `ahead_s` tells of steps:
+    OpenSSL judges certificates by the wall clock, and knows no other.
     """
 
     def __init__(self, wall_time: Callable[[], float], monotonic: Callable[[], float]) -> None:
@@ -56,6 +57,17 @@ class SteadyTime:
         if not self.held or abs(wall - steady - self._difference) < STEP_S:
             self._difference = wall - steady
         return steady + self._difference
+
+    def wall(self) -> float:
+        """What the wall clock shows."""
+        return self._wall_time()
+
+    @property
+    def ahead_s(self) -> float:
+        """How far the wall clock has been set ahead of this time, or the machine has slept; 0 until `held`."""
+        now = self()
+        ahead_s = self._wall_time() - now
+        return ahead_s if self.held and abs(ahead_s) >= STEP_S else 0.0
 
 
 class HybridClock:

@@ -60,7 +60,7 @@ __all__ = ["Life"]
 log = logging.getLogger("bms")
 
 _WILDCARDS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
-_CLOCK_WARN_MS = 1_000
+_CLOCK_WARN_S = 1.0
 _SETTLE_S = 2.0
 _LOOK_S = 0.02
 _PLACES_MAX = 16
@@ -122,20 +122,23 @@ class _Clock:
             if len(offsets) >= min(2, self._others()) > 0 or trio.current_time() - started >= _SETTLE_S:
                 self.settled.set()
             wait_s = self._interval_s if self.settled.is_set() else _LOOK_S
-            if not offsets:
-                await self._pause(wait_s)
-                continue
-            self._time.held = True
-            offset = median_offset_ms(offsets)
-            self._entries.clock.offset_ms = offset
-            if abs(offset) > _CLOCK_WARN_MS and not self._warned:
-                self._warned = True
-                log.warning(
-                    "this machine's clock is %.1f s %s the mesh's; writes are stamped with the mesh's time",
-                    abs(offset) / 1000,
-                    "behind" if offset > 0 else "ahead of",
-                )
+            if offsets:
+                self._time.held = True
+                self._entries.clock.offset_ms = median_offset_ms(offsets)
+            self._warn(self._entries.clock.offset_ms / 1000 - self._time.ahead_s)
             await self._pause(wait_s)
+
+    def _warn(self, behind_s: float) -> None:
+        """Say once that the wall clock is wrong; again after it was right. It may be set without a link to compare."""
+        is_wrong = abs(behind_s) > _CLOCK_WARN_S
+        if is_wrong and not self._warned:
+            log.warning(
+                "this machine's clock is %.1f s %s the mesh's: certificates go by it, and only writes are stamped with "
+                "the mesh's time",
+                abs(behind_s),
+                "behind" if behind_s > 0 else "ahead of",
+            )
+        self._warned = is_wrong
 
     def retime(self, interval_s: float) -> None:
         """Measure by another interval from now on."""
@@ -266,30 +269,41 @@ class Life:
         if self._supervisor is not None:
             await self._supervisor.stop(names)
 
-    async def start_listener(self, address: Address | None = None) -> None:
-        """Bind `address`, or else `listen_address`; UnreachableError if that cannot be."""
+    async def start_listener(self, before: Address | None = None) -> None:
+        """Bind `listen_address`; UnreachableError if that cannot be.
+
+        `before` is where it was bound, if that is to be so again: now or, if somebody else has it meanwhile, later.
+        """
         assert self._supervisor is not None
-        await self._supervisor.start(
-            _Listener("listener", address or self.config.tcp_address, self.pool.listen, self._bound)
-        )
+        listener = _Listener("listener", before or self.config.tcp_address, self.pool.listen, self._bound)
+        try:
+            await self._supervisor.start(listener, patient=before is not None)
+        except UnreachableError as error:
+            setting = "listen_address" if self.config.tcp_port is None else "tcp_port"
+            raise UnreachableError(f"{setting}: {error}") from error
 
     async def _start_datagrams(self, before: Address | None) -> None:
         """Bind UDP beside the listener; where its port is taken, any other will do if none was asked for.
 
-        `before` is where it was bound, if that is to be so again.
+        `before` is where it was bound, if that is to be so again: now or later, as for the listener.
         """
         assert self._supervisor is not None
-        assert self._main is not None
         asked = self.config.udp_port
-        places = [Address(self._main.host, self._main.port if asked is None else asked)] if before is None else [before]
+        if before is None:
+            assert self._main is not None
+            places = [Address(self._main.host, self._main.port if asked is None else asked)]
+        else:
+            places = [before]
         if not (self.config.tcp_address.port if asked is None else asked):
             places.append(Address(places[0].host, 0))
         for place in places:
+            patient = before is not None and place is places[-1]
+            listener = _Listener("datagrams", place, self.datagrams.listen, self._bound_udp)
             try:
-                await self._supervisor.start(_Listener("datagrams", place, self.datagrams.listen, self._bound_udp))
-            except UnreachableError:
+                await self._supervisor.start(listener, patient=patient)
+            except UnreachableError as error:
                 if place is places[-1]:
-                    raise
+                    raise UnreachableError(f"{'listen_address' if asked is None else 'udp_port'}: {error}") from error
             else:
                 return
 
@@ -362,7 +376,10 @@ class Life:
         return bound[0]
 
     async def restart(self, names: Iterable[str], config: Config) -> None:
-        """Put `config` in force, running the named subsystems anew; if that fails, the old one as it was, and raise."""
+        """Put `config` in force, running the named subsystems anew; if that fails, the old one as it was, and raise.
+
+        An old address that cannot be bound again is tried until it can, as `health` shows.
+        """
         old, names = self.config, list(names)
         main, main_udp = self._main, self._main_udp
         try:
@@ -385,11 +402,11 @@ class Life:
         await self._supervisor.stop(names)
         if "listener" in names:
             self.listening[:] = [address for address in self.listening if address != self._main]
-            self._main = None
+            self._main = main
             await self.start_listener(main)
         if "datagrams" in names:
             self.listening_udp[:] = [address for address in self.listening_udp if address != self._main_udp]
-            self._main_udp = None
+            self._main_udp = main_udp
             await self._start_datagrams(main_udp)
         if "discovery" in names:
             await self.start_discovery()
@@ -415,7 +432,7 @@ class Life:
         self.pool.use(identity)
         self.courier.use(identity.admission)
         self.gossip.use(identity)
-        self._renew()
+        self._renew(always=True)  # its card says something else
 
     async def stop(self, drain_s: float) -> None:
         """End: with `drain_s` above 0 the mesh is told first, and links may send what they have queued."""
@@ -423,8 +440,8 @@ class Life:
         if supervisor is None:
             return
         try:
-            self.pool.refuse()
             self.gossip.is_leaving = True
+            await self.pool.settle(min(drain_s, _FAREWELL_S))
             if drain_s > 0:
                 with trio.CancelScope(shield=True):
                     await supervisor.stop(["discovery", *(name for name in supervisor.health() if "listener" in name)])
@@ -505,10 +522,11 @@ class Life:
             time=int(self._world.wall_time() * 1000),
         )
 
-    def _renew(self) -> None:
-        """Sign the record anew, with a higher incarnation, and tell all."""
-        self._sign(self._incarnation + 1)
-        self.gossip.announce()
+    def _renew(self, *, always: bool = False) -> None:
+        """Sign the record anew, with a higher incarnation, and tell all; unless it would say the same as before."""
+        if always or self._make_record().details != self.record.details:
+            self._sign(self._incarnation + 1)
+            self.gossip.announce()
 
     def _sign(self, incarnation: int) -> None:
         self._incarnation = incarnation
@@ -554,12 +572,12 @@ class Life:
             self._has_outdone = True
             log.warning("an earlier boot of this node is ahead of its clock; going on from there")
             self.boot = self.courier.boot = seen.boot + 1
-            self._renew()
+            self._renew(always=True)
             for link in self.links():
                 link.end("this node's boot has changed", 0)
         elif seen.order > self.record.order:
             self._incarnation = max(self._incarnation, seen.incarnation)
-            self._renew()
+            self._renew(always=True)
 
     # ------------------------------------------------------------------ links
 

@@ -33,6 +33,7 @@ from .messaging.topics import Topics
 from .monitor.journal import Journal
 from .monitor.sampling import Monitor
 from .monitor.tracing import make_tracer
+from .nursery import open_body_nursery
 from .reconfiguration import plan
 from .renewal import Renewal
 from .reports import Changes
@@ -76,25 +77,17 @@ async def open_mesh(config: Config | None = None, *, world: World | None = None,
     as itself, not inside a group.
     """
     mesh = init(config, world=world, **fields)
-    raised: BaseException | None = None
     try:
-        async with trio.open_nursery() as nursery:
+        async with open_body_nursery() as nursery:
             try:
                 await mesh.start(nursery)
                 yield mesh
                 await mesh.stop()
-            except BaseException as error:
+            except BaseException:
                 await mesh._close_quickly()
-                if nursery.cancel_scope.cancel_called:
-                    raise
-                raised = error
+                raise
     finally:
         await mesh.shutdown()
-    if raised is not None:
-        try:
-            raise raised
-        finally:
-            raised = None  # no cycle through this frame
 
 
 class _Web(Protocol):

@@ -21,7 +21,7 @@ from .errors import LocalProtocolError, MeshError, RemoteProtocolError
 from .messaging.courier import Courier
 from .net.link import Link
 from .values import Message, NodeId
-from .wire.codec import decode_untrusted, encode
+from .wire.codec import check_items_untrusted, decode_untrusted, encode
 
 __all__ = ["RESERVED", "Neighbours", "TopologyLink", "check_topic", "parse_links_untrusted"]
 
@@ -34,6 +34,8 @@ FRESH_S = 1.0
 
 _ID_BYTES = 32
 _ROW = 5
+_ROW_BYTES_MAX = 100
+_BYTES_PER_ITEM = 6
 
 
 @attrs.frozen
@@ -57,6 +59,9 @@ def check_topic(topic: str) -> None:
 
 def parse_links_untrusted(data: bytes) -> list[TopologyLink]:
     """What a peer has answered."""
+    if len(data) > LINKS_MAX * _ROW_BYTES_MAX:
+        raise RemoteProtocolError("links are not that long")
+    check_items_untrusted(data, _BYTES_PER_ITEM)
     rows = decode_untrusted(data)
     if not isinstance(rows, list) or len(rows) > LINKS_MAX:
         raise RemoteProtocolError("links are a list, and not too long")

@@ -59,7 +59,7 @@ EFFECTS: dict[str, Effect] = {
     "mesh_name": _refused("it is the folder of the mesh on this machine: shut the node down and init anew"),
     "node_name": _refused("it is the folder of the node: shut the node down and init anew"),
     "found_mesh": _refused("it counts only when a node is made, and this one is"),
-    "listen_address": _restarts("listener, datagrams", "if it cannot be bound, the old one is bound again"),
+    "listen_address": _restarts("listener, datagrams", "if it cannot be bound, the old one is, as soon as it is free"),
     "tcp_port": _restarts("listener, datagrams", "as for `listen_address`"),
     "udp_port": _restarts("datagrams", "as for `listen_address`"),
     "advertise_address": _live("the node's record is signed anew and told to all"),

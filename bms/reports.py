@@ -243,7 +243,7 @@ class Performance:
 class Sample:
     """One moment of a node's history: rates since the sample before, and levels.
 
-    Latencies are those of what ended since then.
+    Latencies are those of what ended since then; `rtt_…_s` are the smoothed round trips to the linked peers.
     """
 
     time: float
@@ -255,6 +255,8 @@ class Sample:
     reply_p99_s: float | None
     commit_p99_s: float | None
     scheduler_lag_p99_s: float | None
+    rtt_median_s: float | None = None
+    rtt_most_s: float | None = None
 
 
 @attrs.frozen

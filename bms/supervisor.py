@@ -11,7 +11,8 @@ serves and then runs until cancelled. Each runs in its own cancel scope.
     stopped      stopped on purpose, or it ended by itself
 
 The first start must succeed: its error goes to whoever starts the node. Later crashes never leave the supervisor: they
-are logged with their traceback, counted and shown by `health`.
+are logged with their traceback, counted and shown by `health`. A `patient` start has no such error: what cannot serve
+yet is shown as restarting and tried again like what has crashed. It is for what was there before and has to come back.
 """
 
 from __future__ import annotations
@@ -73,14 +74,17 @@ class Supervisor:
         self._units: dict[str, _Unit] = {}
         self._is_cancelled = False
 
-    async def start(self, subsystem: Subsystem) -> None:
-        """Run a subsystem; returns when it serves, or raises what kept it from that. ClosedError after `cancel`."""
+    async def start(self, subsystem: Subsystem, *, patient: bool = False) -> None:
+        """Run a subsystem; returns when it serves, or raises what kept it from that. ClosedError after `cancel`.
+
+        If `patient`, it returns when it serves or has failed once, and raises nothing for that.
+        """
         if self._is_cancelled:
             raise ClosedError(f"{subsystem.name} does not start: the node stops")
         unit = _Unit(subsystem)
         self._units[subsystem.name] = unit
         try:
-            await self._nursery.start(self._supervise, unit)
+            await self._nursery.start(self._supervise, unit, patient)
         except BaseException:
             unit.scope.cancel()
             # It never ran (the nursery was closed) or has ended; otherwise it serves still, and `stop` waits for it.
@@ -112,9 +116,9 @@ class Supervisor:
         """The condition of each subsystem, by name."""
         return {name: Condition(unit.state, unit.crashes, unit.reason) for name, unit in self._units.items()}
 
-    async def _supervise(self, unit: _Unit, *, task_status: trio.TaskStatus[None]) -> None:
+    async def _supervise(self, unit: _Unit, patient: bool, *, task_status: trio.TaskStatus[None]) -> None:
         try:
-            await self._run(unit, task_status)
+            await self._run(unit, patient, task_status)
             if unit.state == "starting":
                 raise ClosedError(f"{unit.subsystem.name} was stopped while it started")
         except BaseExceptionGroup as group:
@@ -132,28 +136,35 @@ class Supervisor:
             unit.state = "stopped"
             unit.done.set()
 
-    async def _run(self, unit: _Unit, task_status: trio.TaskStatus[None]) -> None:
-        served = False
+    async def _run(self, unit: _Unit, patient: bool, task_status: trio.TaskStatus[None]) -> None:
+        name = unit.subsystem.name
+        is_told = False  # whoever starts it: that it serves, or that it may take a while
         wait_s = BACKOFF_S
         with unit.scope:
             while True:
-                since = trio.current_time()
+                since, is_up = trio.current_time(), False
                 try:
                     async with trio.open_nursery() as nursery:
                         await nursery.start(unit.subsystem.run)
-                        unit.state = "running"
-                        if not served:
-                            served = True
+                        is_up, unit.state = True, "running"
+                        if not is_told:
+                            is_told = True
                             task_status.started()
                     return
                 except Exception as error:
-                    if not served:
+                    if not is_told and not patient:
                         raise _alone(error) from None
                     unit.crashes += 1
                     unit.state = "restarting"
                     unit.reason = repr(_alone(error))
                     self._counters.add("supervisor.crashes")
-                    log.exception("%s crashed; it is started again", unit.subsystem.name)
+                    if is_up:
+                        log.exception("%s crashed; it is started again", name)
+                    else:
+                        log.warning("%s cannot start; it is tried again: %s", name, _alone(error))
+                if not is_told:
+                    is_told = True
+                    task_status.started()
                 if trio.current_time() - since > _QUIET_S:
                     wait_s = BACKOFF_S
                 await trio.sleep(wait_s)

@@ -22,7 +22,21 @@ PACKAGE = ROOT / "bms"
 
 # Lowest first: a room imports only from rooms before it (ARCHITECTURE.md).
 ROOMS = [
-    *("errors", "values", "config", "clock", "counters", "failpoints", "world", "geometry", "wire", "security"),
+    *(
+        "errors",
+        "values",
+        "config",
+        "clock",
+        "counters",
+        "seldom",
+        "limits",
+        "failpoints",
+        "world",
+        "nursery",
+        "geometry",
+        "wire",
+        "security",
+    ),
     *("net", "store", "membership", "messaging", "neighbours", "data", "admission", "supervisor", "reports", "log"),
     "monitor",
     *("reconfiguration", "renewal", "life", "roster", "verbs", "mesh", "control", "api"),
@@ -53,7 +67,7 @@ PURE = [
     *("membership/candidates.py", "membership/coordinates.py", "membership/nearest.py", "membership/swim.py"),
     *("membership/claims.py", "membership/members.py", "membership/probing.py", "membership/comparing.py"),
     *("membership/suspicion.py", "membership/dissemination.py", "membership/damping.py", "membership/timers.py"),
-    *("membership/tuning.py", "membership/pacing.py", "membership/blame.py"),
+    *("membership/tuning.py", "membership/pacing.py", "seldom.py", "limits.py"),
     *("membership/packets.py", "membership/believed.py"),
     *("data/entry.py", "data/batch.py", "data/fingerprint.py", "data/blob.py", "messaging/window.py"),
     *("security/pairwise.py", "security/pairs.py", "security/tokens.py"),
@@ -75,18 +89,16 @@ LONG_FUNCTIONS: dict[str, str] = {}
 BROAD_HANDLERS: dict[str, str] = {
     "api/connection.py:Connection.run": "one client's connection is isolated from the others and from the node",
     "api/connection.py:_Tasks._run": "one request: its client gets a 500, the connection and the others go on",
-    "client/node.py:open_client": "the body's own exception is taken out of the nursery's group, as itself",
     "client/feed.py:EventSocket._read": "a mistake in the library's reader costs that connection; the feed reconnects",
-    "control/client.py:open_control": "the body's own exception is taken out of the nursery's group, as itself",
     "control/server.py:_Connection._answer": "a bug in one verb: the command gets a RemoteError, the socket stays",
     "control/server.py:serve_control.serve": "one connection of the command line is isolated from the others",
-    "mesh.py:open_mesh": "the same",
     "messaging/courier.py:Courier._answer": "a program's handler: its caller gets a RemoteError, other requests go on",
     "messaging/courier.py:Courier._ask": "the same, where caller and handler are on one node",
     "net/datagrams.py:Datagrams._take_all": "a bug in handling a datagram costs that packet, not the service",
     "net/link.py:Link._guard": "a bug in one room's handler costs that link, not the node",
     "net/pool.py:Pool._tell": "a bug in telling of a link's coming or going costs that link, not all of them",
     "net/pool.py:Pool.serve": "a bug in shaking hands costs that connection, not the listener",
+    "nursery.py:open_body_nursery": "the body's own exception is taken out of the nursery's group, as itself",
     "store/database.py:Database._tell": "the commit is on disk: a bug in telling of it keeps no writer waiting",
     "supervisor.py:Supervisor._run": "a crashed subsystem is restarted with backoff",
 }
@@ -333,6 +345,12 @@ def test_importing_the_package_is_light_and_configures_nothing() -> None:
     )
     command = [sys.executable, "-W", "error", "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_all_names_of_the_package_bring_no_http_client_along() -> None:
+    program = "import sys, bms; [getattr(bms, name) for name in bms.__all__]; assert 'httpx' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

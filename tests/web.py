@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 DEADLINE_S = 60.0
+SITE_S = 240.0  # a test that waits for longer waits for ever
 _dialed: list[trio.socket.SocketType] = []
 ALL_AT_ONCE: dict[str, Any] = {"requests_per_s": 100_000.0}
 
@@ -176,19 +177,20 @@ async def serve_site(mesh: bms.Mesh) -> Site:
 @asynccontextmanager
 async def open_site(*, https: bool = False, drain_s: float = 5.0, **http: Any) -> AsyncIterator[Site]:
     """A node with the small application at a free port; with `https` at another over TLS."""
-    async with bms.open_mesh(
-        dev_mode=True, enable_discovery=False, enable_persistence=False, http={**ALL_AT_ONCE, **http},
-        limits={"drain_timeout_s": drain_s},
-    ) as mesh:  # fmt: skip
-        site = await serve_site(mesh)
-        with trio.fail_after(DEADLINE_S):
-            await mesh.start_http_server("127.0.0.1:0")
-            if https:
-                await mesh.start_https_server("127.0.0.1:0")
-        try:
-            yield site
-        finally:
-            forget_clients()
+    with trio.fail_after(SITE_S):
+        async with bms.open_mesh(
+            dev_mode=True, enable_discovery=False, enable_persistence=False, http={**ALL_AT_ONCE, **http},
+            limits={"drain_timeout_s": drain_s},
+        ) as mesh:  # fmt: skip
+            site = await serve_site(mesh)
+            with trio.fail_after(DEADLINE_S):
+                await mesh.start_http_server("127.0.0.1:0")
+                if https:
+                    await mesh.start_https_server("127.0.0.1:0")
+            try:
+                yield site
+            finally:
+                forget_clients()
 
 
 # ---------------------------------------------------------------------- clients
@@ -323,6 +325,7 @@ async def websocket(
         finally:
             await hang_up(connection)
             await trio.aclose_forcefully(stream)
+            nursery.cancel_scope.cancel()  # its reader may hold a message that nobody takes any more
 
 
 class Http2Client:

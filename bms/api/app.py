@@ -107,8 +107,8 @@ class Application:
     def _admit(self, scope: Scope, headers: _Headers, added: dict[str, Any]) -> None:
         """Host and Origin. ProblemError."""
         mesh = self.context.mesh
-        host = check_host(mesh, headers.all("host"))
-        tls = scope.get("extensions", {}).get("bms", {}).get("tls", scope["scheme"] in ("https", "wss"))
+        host = check_host(mesh, headers.all("host"), _target(scope)[0])
+        tls = _of_guard(scope).get("tls", scope["scheme"] in ("https", "wss"))
         foreign = check_origin(mesh, headers.all("origin"), host, tls=tls)
         if mesh.config.http.allowed_origins:
             added["vary"] = "Origin"
@@ -144,6 +144,12 @@ _SECURITY: dict[str, Any] = {
 """Put on every answer, unless the route says something else."""
 
 
+def _of_guard(scope: Any) -> dict[str, Any]:
+    """What the guard of the connection and this application tell each other of a request."""
+    found: dict[str, Any] = scope.get("extensions", {}).get("bms", {})
+    return found
+
+
 class _Headers:
     """The headers of a scope by lower-case name."""
 
@@ -157,11 +163,22 @@ class _Headers:
         return self._found.get(name, [])
 
 
+def _target(scope: Scope) -> tuple[str | None, bytes]:
+    """The authority in what was asked for, where it has one, and the path.
+
+    A request as proxies get it must be understood, and then its Host counts for nothing (RFC 9112, section 3.2.2).
+    """
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
+    scheme, _, rest = raw.partition(b"://")
+    if scheme.lower() not in (b"http", b"https"):
+        return None, raw
+    authority, _, path = rest.partition(b"/")
+    return authority.decode("latin-1"), b"/" + path
+
+
 def _routable(scope: Scope) -> str:
     """The path for the router: its parts decoded, a key as hexadecimal digits. ProblemError."""
-    raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    if b"://" in raw[:8]:  # RFC 9112, section 3.2.2: a request to a proxy, which must be understood
-        raw = b"/" + raw.partition(b"://")[2].partition(b"/")[2]
+    _, raw = _target(scope)
     if not raw.startswith(b"/"):
         raise ProblemError(400, "a path begins with a slash")
     try:
@@ -301,6 +318,7 @@ def _admitting(context: Context, table: _Table) -> Callable[[], Awaitable[Respon
                 raise ProblemError(405, f"{request.method:.80} is not answered here", None, {"Allow": "GET"})
             return None
         request.scope["bms.route"] = route.operation  # type: ignore[typeddict-unknown-key]
+        _of_guard(request.scope)["route"] = route.operation
         if route.scope is not None:
             g.claims = authenticate(context.mesh, token)
             if route.scope != ANY_TOKEN:

@@ -2,7 +2,7 @@
 
     Host      an address, localhost, this machine's name, or one of `http.allowed_hosts`; otherwise 421. A page that has
               its own name point to this node (DNS rebinding) is refused by that: its requests carry its name, and an
-              address in a Host is one that somebody typed.
+              address in a Host is one that somebody typed. A target with an authority of its own counts in its place.
     Origin    where there is one it is this very server, or one of `http.allowed_origins`; otherwise 403. That holds
               for every method and for WebSockets. Cross-origin answers (CORS) go to `http.allowed_origins` alone.
     token     `Authorization: Bearer` (RFC 6750): 401 without a valid one, 403 where it lacks the scope.
@@ -16,21 +16,17 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import RefusedError
 from ..security.tokens import Claims, allows
-from .limits import Budget, address_key
 from .problems import ProblemError
 
 if TYPE_CHECKING:
     from ..mesh import Mesh
 
 __all__ = [
-    "LOGINS_BURST",
-    "LoginLimit",
     "authenticate",
     "bearer",
     "check_host",
@@ -38,10 +34,6 @@ __all__ = [
     "require",
     "split_host",
 ]
-
-LOGINS_BURST = 5
-LOGINS_PER_S = 0.5
-_ADDRESSES_MAX = 1024
 
 _NAME = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]{0,252}[a-z0-9_])?\.?", re.ASCII)
 _REALM = 'Bearer realm="bms"'
@@ -82,12 +74,15 @@ def _own_names() -> set[str]:
     return {"localhost", name, short, f"{short}.local"}
 
 
-def check_host(mesh: Mesh, hosts: Iterable[str]) -> str:
-    """The Host of a request, if this node is served under it; ProblemError 400 (none, or several), 421."""
+def check_host(mesh: Mesh, hosts: Iterable[str], authority: str | None = None) -> str:
+    """Where a request was sent to, if this node is served under it; ProblemError 400 (no Host, or several), 421.
+
+    That is the `authority` in its target, where there is one, and the Host otherwise.
+    """
     given = set(hosts)
     if len(given) != 1:
         raise ProblemError(400, "a request names one Host")
-    host = given.pop()
+    host = given.pop() if authority is None else authority
     found = split_host(host)
     if found is None:
         raise ProblemError(400, "the Host is neither a name nor an address")
@@ -145,19 +140,3 @@ def require(claims: Claims, scope: str) -> None:
         challenge = f'{_REALM}, error="insufficient_scope", scope="{scope}"'
         detail = f"the token lacks the scope {scope}"
         raise ProblemError(403, detail, RefusedError, {"WWW-Authenticate": challenge})
-
-
-class LoginLimit:
-    """How often an address may try to log in: `LOGINS_BURST` times at once, `LOGINS_PER_S` for long."""
-
-    def __init__(self) -> None:
-        self._budgets: OrderedDict[str, Budget] = OrderedDict()
-
-    def take(self, address: str, now: float) -> bool:
-        """Whether one more is allowed. Memory is bounded: whoever has been quiet longest is forgotten first."""
-        key = address_key(address)
-        budget = self._budgets.setdefault(key, Budget(LOGINS_PER_S, LOGINS_BURST))
-        self._budgets.move_to_end(key)
-        if len(self._budgets) > _ADDRESSES_MAX:
-            self._budgets.popitem(last=False)
-        return budget.take(1, now)

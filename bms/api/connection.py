@@ -38,8 +38,8 @@ from hypercorn.typing import ConnectionState
 
 from ..config import HttpConfig
 from ..counters import Counters
+from ..limits import Rates
 from .guard import Guard
-from .limits import Rates
 from .protocols import Http1, Http2, PriorKnowledgeError
 from .stream import ServerStream
 
@@ -189,7 +189,7 @@ class Connection:
         self._out = bytearray()
         self._out_changed = trio.lowlevel.ParkingLot()
         self._saw_end = self._is_finishing = self._is_written = False
-        self._is_draining = False
+        self._is_draining = self._is_over = False
         self._tasks = _Tasks(self)
 
     @property
@@ -279,7 +279,7 @@ class Connection:
             None, self.desk.server_config(), self._worker, self._tasks, ConnectionState({}), self.is_tls,
             self.peer, (local[0], local[1]), self._send,
         )  # fmt: skip
-        return Http2(*place, on_flood=self._flooded) if is_http2 else Http1(*place)
+        return (Http2 if is_http2 else Http1)(*place, on_flood=self._flooded)
 
     def _flooded(self, what: str) -> None:
         self.desk.counters.count("http.floods", what)
@@ -316,7 +316,7 @@ class Connection:
 
     async def _finish(self) -> None:
         """Nothing more is read: let the application know, send what is ready, say goodbye."""
-        if self._reading.cancelled_caught and not self._is_draining:
+        if self._reading.cancelled_caught and not self._is_draining and not self._is_over:
             self.desk.counters.count("http.timeouts", "idle" if self._idle_since is not None else "silent")
         with trio.move_on_after(_FAREWELL_S):
             await self.protocol.handle(Closed())
@@ -339,6 +339,7 @@ class Connection:
             while len(self._out) > _BUFFER_BYTES:
                 await self._out_changed.park()
         elif isinstance(event, Closed):
+            self._is_over = True
             self._reading.cancel()
         elif isinstance(event, Updated):
             self._update(event.idle)

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 import attrs
 import trio
 
-from .auth import LoginLimit
-
 if TYPE_CHECKING:
     from ..mesh import Mesh
     from ..monitor.events import EventLog
@@ -30,8 +28,6 @@ class Context:
     mesh: Mesh
     events: EventLog
     logs: RecentLogs
-    logins: LoginLimit = attrs.field(factory=LoginLimit)
-    """How often each address may try to log in."""
     was_fed: bool = False
     """Whether what happens was put into `events` before: if that begins anew, something may have been missed."""
     closing: trio.Event = attrs.field(factory=trio.Event)

@@ -7,7 +7,9 @@ cancellation or an exception, differs between its versions.
 
     ?types=node,data,…   what is wanted; without it all of node, data, message, health that the token may read
     ?prefix=             data events of keys that begin with it
-    ?topics=a,b          messages on these topics; meanwhile this node counts as their subscriber
+    ?topics=a,b          messages on these topics
+    ?take=true           take them: meanwhile this node counts as their subscriber, what was held for them comes first,
+                         and senders hear that they are delivered. No reading, so it has a scope of its own
     ?since=<cursor>      go on behind it (SSE: also the header Last-Event-ID); without it from now on
 
 The token is in the Authorization header, or the second subprotocol offered, "bms.token.<token>": a page cannot set
@@ -69,6 +71,8 @@ SCOPES_OF_TYPES = {
     "stats": "status:read",
 }
 """What a token needs for each type."""
+TAKE_SCOPE = "messages:take"
+"""What it needs for taking messages away from the program, which no scope that reads may."""
 
 CHECK_S = 1.0
 KEEP_ALIVE_S = 15.0
@@ -112,6 +116,7 @@ class _Wanted:
     types: tuple[str, ...]
     prefix: bytes
     topics: tuple[str, ...] | None
+    takes: bool
     since: str | None
 
     def fits(self, event: Event) -> bool:
@@ -119,7 +124,7 @@ class _Wanted:
         if event.type == "data" and self.prefix:
             return _key(event).startswith(self.prefix)
         if event.type == "message" and self.topics is not None:
-            return event.fields["topic"] in self.topics and not event.fields.get("held")
+            return event.fields["topic"] in self.topics and not (self.takes and event.fields.get("held"))
         return True
 
 
@@ -137,8 +142,10 @@ class _Visitor:
     wanted: _Wanted
 
     def not_allowed(self) -> str | None:
-        """The scope that the token lacks for the wanted types."""
-        needed = (SCOPES_OF_TYPES[type_] for type_ in self.wanted.types)
+        """The scope that the token lacks for what is wanted."""
+        needed = [SCOPES_OF_TYPES[type_] for type_ in self.wanted.types]
+        if self.wanted.takes:
+            needed.append(TAKE_SCOPE)
         return next((scope for scope in needed if not allows(self.claims.scopes, scope)), None)
 
 
@@ -268,7 +275,7 @@ class Followers:
         with ExitStack() as ends:
             begin = events.cursor if wanted.since is None else wanted.since
             try:
-                for topic in wanted.topics or ():
+                for topic in (wanted.topics or ()) if wanted.takes else ():
                     ends.enter_context(self.context.mesh.attend_topic(topic))
             except MeshError as error:
                 return _Ending(POLICY, str(error))
@@ -377,7 +384,7 @@ def _token(headers: dict[str, list[str]], offered: Sequence[str]) -> str | None:
 
 
 def _wanted(asked: dict[str, str], claims: Claims) -> _Wanted:
-    unknown = set(asked) - {"types", "prefix", "topics", "since"}
+    unknown = set(asked) - {"types", "prefix", "topics", "take", "since"}
     if unknown:
         raise ProblemError(400, f"there is no parameter {min(unknown)!r:.80}")
     types = tuple(dict.fromkeys(asked.get("types", "").split(","))) if asked.get("types") else ()
@@ -389,13 +396,16 @@ def _wanted(asked: dict[str, str], claims: Claims) -> _Wanted:
     topics = tuple(dict.fromkeys(asked["topics"].split(","))) if "topics" in asked else None
     if topics is not None and (len(topics) > TOPICS_MAX or "message" not in types):
         raise ProblemError(400, f"topics are at most {TOPICS_MAX}, and go with the type message")
+    if asked.get("take", "false") not in ("true", "false") or (topics is None and "take" in asked):
+        raise ProblemError(400, "take is true or false, and goes with topics")
     since = asked.get("since") or None
     if since is not None:
         try:
             parse_cursor(since)
         except LocalProtocolError as error:
             raise ProblemError(400, str(error)) from None
-    return _Wanted(types, asked.get("prefix", "").encode("utf-8", "surrogateescape"), topics, since)
+    prefix = asked.get("prefix", "").encode("utf-8", "surrogateescape")
+    return _Wanted(types, prefix, topics, asked.get("take") == "true", since)
 
 
 # -------------------------------------------------------------------- answers

@@ -5,7 +5,10 @@
     number  `UNDER_WAY_OF_ONE_MAX` requests and streams of one address at once, and a few where there are more than
             `UNDER_WAY_MAX` in all: 429. Each may have 200 KiB of its answer waiting for a client that does not take
             it, and a connection of HTTP/2 has many of them
-    size    a body that is declared or turns out longer than `http.body_bytes_max`: 413
+    size    a body that is declared or turns out longer than `http.body_bytes_max`: 413. One that turns out so has been
+            read in vain, which costs as much CPU as 50 requests, and its address a share of its tokens
+    pieces  of a body cost about 30 us each, however small: where they are many and small, `_PIECES_A_TOKEN` cost as
+            much as a request, and without a token the request ends: 429
     time    a body that takes longer than `http.body_timeout_s`, and a second more for each 16 KiB of it: 408
     answer  sent in pieces of 64 KiB; a client that does not take one within `http.send_timeout_s` loses its connection.
             HTTP/2 lets a client refuse to take any while its socket reads on, so the socket's own bound is not enough
@@ -29,7 +32,7 @@ import trio
 
 from ..config import HttpConfig
 from ..counters import Counters
-from .limits import Rates
+from ..limits import Rates
 from .stream import PIECE_BYTES
 
 __all__ = ["UNDER_WAY_MAX", "UNDER_WAY_OF_ONE_MAX", "Client", "Guard"]
@@ -42,6 +45,8 @@ Send = Callable[[Any], Awaitable[None]]
 UNDER_WAY_OF_ONE_MAX, UNDER_WAY_MAX = 256, 1024
 _UNDER_WAY_ALWAYS = 4  # of an address that asks for little while others ask for much
 _BODY_BYTES_PER_S = 16 * 1024
+_PIECES_A_TOKEN = 32
+_PIECE_BYTES = 1024  # one for each so many bytes is free
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
@@ -75,7 +80,7 @@ class Guard:
             "client_certificate": client.client_certificate,
             "peer": client.peer,
         }
-        visit = _Visit(client, scope, receive, send, self._settings(), self._counters)
+        visit = _Visit(client, scope, receive, send, self._settings(), self._rates, self._counters)
         now = trio.current_time()
         wait_s = self._rates.take(client.address, now)
         limit = UNDER_WAY_OF_ONE_MAX if self._under_way.total() < UNDER_WAY_MAX else _UNDER_WAY_ALWAYS
@@ -97,27 +102,33 @@ class Guard:
             if not self._under_way[client.address]:
                 del self._under_way[client.address]
             visit.finish()
+            if visit.is_overlong:
+                self._rates.charge(client.address, trio.current_time())
 
 
 class _Visit:
     """One request, or one WebSocket."""
 
     def __init__(
-        self, client: Client, scope: Any, receive: Receive, send: Send, settings: HttpConfig, counters: Counters
-    ) -> None:
+        self, client: Client, scope: Any, receive: Receive, send: Send, settings: HttpConfig, rates: Rates,
+        counters: Counters,
+    ) -> None:  # fmt: skip
         self._client = client
         self._scope = scope
         self._receive = receive
         self._send = send
         self._settings = settings
+        self._rates = rates
         self._counters = counters
         self._started = trio.current_time()
         self._is_websocket = scope["type"] == "websocket"
-        self._body_bytes = 0
+        self._body_bytes = self._pieces = self._pieces_paid = 0
         self._is_complete = self._is_websocket
         self._status = 0
         self._began: float | None = None
         self._is_refused = False
+        self.is_overlong = False
+        """Whether a body has been read that turned out too long."""
 
     async def is_too_large(self) -> bool:
         """Whether the request declares a body that is too long; it has been refused then."""
@@ -140,12 +151,25 @@ class _Visit:
             await self.refuse(408, f"the body has not come within {allowed_s:.0f} s")
         elif message["type"] == "http.request":
             self._body_bytes += len(message.get("body", b""))
+            self._pieces += 1
             self._is_complete = not message.get("more_body", False)
-            if self._body_bytes <= self._settings.body_bytes_max:
+            if self._body_bytes > self._settings.body_bytes_max:
+                self.is_overlong = True
+                await self._refuse_size()
+            elif self._pays_for_pieces():
                 return message
-            await self._refuse_size()
+            else:
+                self._counters.add("http.refused_rate")
+                await self.refuse(429, "too many small pieces of a body; again in 1 s", [(b"retry-after", b"1")])
         self._is_complete = True
         return {"type": "http.disconnect"}
+
+    def _pays_for_pieces(self) -> bool:
+        owed = self._pieces - self._body_bytes // _PIECE_BYTES
+        if owed < self._pieces_paid + _PIECES_A_TOKEN:
+            return True
+        self._pieces_paid += _PIECES_A_TOKEN
+        return self._rates.take(self._client.address, trio.current_time()) is None
 
     async def send(self, message: Any) -> None:
         """ASGI's `send`."""
@@ -185,7 +209,7 @@ class _Visit:
             (b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body)),
             (b"cache-control", b"no-store"), *(headers or []),
         ]  # fmt: skip
-        if status != 429 and self._scope.get("http_version", "1.1") < "2":
+        if (status != 429 or self._pieces) and self._scope.get("http_version", "1.1") < "2":
             fields.append((b"connection", b"close"))  # what is left of the body is not read
         prefix = "websocket.http.response" if self._is_websocket else "http.response"
         await self._bounded({"type": f"{prefix}.start", "status": status, "headers": fields}, 1)
@@ -202,8 +226,9 @@ class _Visit:
         if not self._is_websocket:
             self._counters.observe("http.request_s", seconds)
             if seconds >= self._counters.slow_s:
-                facts = {"method": method, "path": self._scope["path"][:200], "status": self._status}
-                self._counters.slow("http.request", seconds, facts)
+                # The route and not the path, where a key may stand: statistics are shown to who may read no data.
+                route = self._scope["extensions"]["bms"].get("route", f"{method} none")
+                self._counters.slow("http.request", seconds, {"route": route, "status": self._status})
         log.debug("%s %s %s: %s in %.1f ms", self._client.peer[0], method, self._scope["path"][:200], self._status,
                   1000 * seconds)  # fmt: skip
 

@@ -221,6 +221,7 @@ def _event_paths() -> dict[str, Any]:
         "types": ("Comma-separated; what the token may read without it.", f"^({kinds}(,{kinds})*)?$"),
         "prefix": ("Data events of keys that begin with it.", None),
         "topics": ("Comma-separated: messages on these topics alone; goes with the type message.", None),
+        "take": ("Take those messages away from the node's program: needs messages:take.", "^(true|false)$"),
         "since": ("A cursor: go on behind it.", "^([0-9A-Za-z]+-[0-9]{1,40})?$"),
     }
     parameters = [

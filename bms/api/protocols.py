@@ -4,16 +4,20 @@ The classes of Hypercorn 0.18 do the parsing (with h11, h2 and wsproto) and the 
 put in order what, as they are, ends or wedges a connection, or lets a client take more than its share:
 
     HTTP/1.1    an upgrade to h2c is ignored (RFC 9110, section 7.8 allows that), a WebSocket upgrade with a body is
-                refused, as are frames that come before the upgrade is accepted, and a body with two lengths
+                refused, as are frames that come before the upgrade is accepted, a body with two lengths, and lines of
+                a header that end in a bare LF or go on in the next (RFC 9112, sections 2.2 and 5.2): a proxy in front
+                may have read another request in them. The fields of a header are counted before they are parsed
     HTTP/2      data for a stream that has been answered is acknowledged and dropped, and the client told to stop (RFC
                 9113, section 8.1); an answer that breaks off resets its stream; streams that clients reset
-                (CVE-2023-44487) and bytes that carry nothing (pings, settings, empty frames) have a budget; priorities
-                are ignored (RFC 9113, section 5.3.2), extended CONNECT and server push are not offered. h2 itself
-                bounds CONTINUATION frames and the size of headers
+                (CVE-2023-44487) have a budget; priorities are ignored (RFC 9113, section 5.3.2), extended CONNECT and
+                server push are not offered. h2 itself bounds CONTINUATION frames and the size of headers
     WebSocket   no compression, so nothing can unpack to more than was sent; a message that is too long, or wrong, gets
                 its close code and ends the connection
 
-A client that breaks a budget is told so (ENHANCE_YOUR_CALM) and its connection ends: `on_flood` hears of it.
+Of each connection, bytes that carry nothing have a budget (`_idle_budget`): whole frames (pings, pongs, settings, empty
+ones), and of a frame or chunk as much of its framing, extensions included, as is more than what it carries.
+
+A client that breaks a budget is told so (ENHANCE_YOUR_CALM, 429, 1008) and its connection ends: `on_flood` hears of it.
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ import h2.exceptions
 import h2.settings
 import h11
 import trio
+from h11._receivebuffer import ReceiveBuffer
 from hypercorn.config import Config as ServerConfig
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.events import Body, Data, EndBody, Request, StreamClosed
@@ -39,10 +44,11 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, FrameTooLargeError, WSStream
 from hypercorn.utils import filter_pseudo_headers
 from wsproto.connection import ConnectionState as WebSocketState
-from wsproto.events import CloseConnection, Message, Ping
+from wsproto.events import CloseConnection, Message, Ping, Pong
+from wsproto.events import Event as WebSocketEvent
 from wsproto.frame_protocol import CloseReason
 
-from .limits import Budget
+from ..limits import Budget
 
 __all__ = ["Http1", "Http2", "PriorKnowledgeError", "WebSocket", "server_config"]
 
@@ -52,6 +58,9 @@ PriorKnowledgeError = H2ProtocolAssumedError
 STREAMS_MAX = 100
 _RESETS_BURST, _RESETS_PER_S = 100.0, 10.0
 _IDLE_BYTES_BURST, _IDLE_BYTES_PER_S = 16 * 1024.0, 1024.0
+_FIELDS_MAX = 100  # of a header or trailer: each costs some 3 us to parse, and may be of three bytes, in HTTP/2 of one
+_PSEUDO_FIELDS = 4  # HTTP/2 has a request's line in fields
+_HTTP2_FRAMING, _WEBSOCKET_FRAMING = 9, 6  # bytes of a frame's header, a small one's
 _REASON_BYTES_MAX = 120  # RFC 6455, section 5.5: 125 with the code
 
 
@@ -70,8 +79,18 @@ def server_config(log: Any, *, header_bytes_max: int, message_bytes_max: int, pi
     return config
 
 
+def _idle_budget() -> Budget:
+    return Budget(_IDLE_BYTES_PER_S, _IDLE_BYTES_BURST)
+
+
 class WebSocket(WSStream):
     """One WebSocket (RFC 6455)."""
+
+    def __init__(self, *place: Any, on_flood: Callable[[str], None]) -> None:
+        super().__init__(*place)
+        self._on_flood = on_flood
+        self._idle_bytes = _idle_budget()
+        self._frame_bytes = 0  # of the frame that is coming
 
     async def handle(self, event: StreamEvent) -> None:
         """Take bytes, or the end."""
@@ -99,6 +118,10 @@ class WebSocket(WSStream):
 
     async def _handle_events(self) -> None:
         for event in self.connection.events():
+            if not self._idle_bytes.take(self._idle_bytes_of(event), self.context.time()):
+                self._on_flood("frames that carry nothing")
+                await self.close(CloseReason.POLICY_VIOLATION, "too many frames that carry nothing")
+                return
             if isinstance(event, Message):
                 try:
                     self.buffer.extend(event)
@@ -118,14 +141,69 @@ class WebSocket(WSStream):
                     await self._send_wsproto_event(event if is_verdict else event.response())
                 await self.send(StreamClosed(stream_id=self.stream_id))
                 return
+            await trio.lowlevel.checkpoint()  # there may be hundreds in what has just come
+
+    def _idle_bytes_of(self, event: WebSocketEvent) -> int:
+        if isinstance(event, Ping | Pong):
+            return _WEBSOCKET_FRAMING + len(event.payload)
+        if not isinstance(event, Message):
+            return 0
+        self._frame_bytes += len(event.data)
+        if not event.frame_finished:
+            return 0
+        carried, self._frame_bytes = self._frame_bytes, 0
+        return max(0, _WEBSOCKET_FRAMING - carried)
 
 
 def _header(headers: list[tuple[bytes, bytes]], name: bytes) -> bytes:
     return b",".join(value for key, value in headers if key == name).lower()
 
 
+class _StrictLines(ReceiveBuffer):
+    """What h11 reads a header's lines from, and a body's chunks. `take_idle` says whether so many bytes may be idle."""
+
+    def __init__(self, take_idle: Callable[[int], bool]) -> None:
+        super().__init__()
+        self._take_idle = take_idle
+
+    def maybe_extract_lines(self) -> list[bytearray] | None:
+        """The lines of a header, if all of it is there, without their ends."""
+        if not self._data.startswith(b"\r\n"):
+            end = self._data.find(b"\r\n\r\n")
+            ends = self._data.count(b"\n") - 1 if end < 0 else self._data.count(b"\n", 0, end)
+            if ends > _FIELDS_MAX:
+                raise h11.LocalProtocolError(f"a header has at most {_FIELDS_MAX} fields", error_status_hint=431)
+        held = len(self)
+        lines = super().maybe_extract_lines()
+        if lines is not None:
+            if held - len(self) != sum(len(line) + 2 for line in lines) + 2:
+                raise h11.LocalProtocolError("a line of the header ends without CR LF")
+            if any(line.startswith((b" ", b"\t")) for line in lines):
+                raise h11.LocalProtocolError("a line of the header goes on in the next")
+        return lines
+
+    def maybe_extract_next_line(self) -> bytearray | None:
+        """The line before a chunk, if all of it is there, with its end."""
+        line = super().maybe_extract_next_line()
+        if line is not None:
+            try:
+                carried = int(bytes(line).partition(b";")[0], 16)
+            except ValueError:
+                carried = 0  # h11 refuses it
+            idle = len(line) + len(b"\r\n") - carried
+            if idle > 0 and not self._take_idle(idle):
+                raise h11.LocalProtocolError("too many chunks that carry nothing", error_status_hint=429)
+        return line
+
+
 class Http1(H11Protocol):
     """One HTTP/1.1 connection (RFC 9112)."""
+
+    def __init__(self, *place: Any, on_flood: Callable[[str], None]) -> None:
+        super().__init__(*place)
+        self._on_flood = on_flood
+        self._idle_bytes = _idle_budget()
+        cast(h11.Connection, self.connection)._receive_buffer = _StrictLines(self._take_idle)
 
     @property
     def is_websocket(self) -> bool:
@@ -141,6 +219,12 @@ class Http1(H11Protocol):
     def is_owed(self) -> bool:
         """Whether the client may have sent what nobody has read."""
         return self.connection.their_state not in (h11.IDLE, h11.DONE, h11.MUST_CLOSE, h11.CLOSED)
+
+    def _take_idle(self, count: int) -> bool:
+        enough = self._idle_bytes.take(count, self.context.time())
+        if not enough:
+            self._on_flood("chunks that carry nothing")
+        return enough
 
     async def _check_protocol(self, event: h11.Request) -> None:
         if event.method == b"PRI" and event.target == b"*" and event.http_version == b"2.0" and not self.ssl:
@@ -163,7 +247,7 @@ class Http1(H11Protocol):
                 await self.send(Closed())
                 return
             headers = [(name, value) for name, value in headers if name != b"sec-websocket-extensions"]
-            stream = WebSocket(*place, self.stream_send, 1)
+            stream = WebSocket(*place, self.stream_send, 1, on_flood=self._on_flood)
             self.connection = H11WSConnection(cast(h11.Connection, self.connection))
         else:
             stream = HTTPStream(*place, self.stream_send, 1)
@@ -194,7 +278,7 @@ class Http2(H2Protocol):
         super().__init__(*place)
         self._on_flood = on_flood
         self._resets = Budget(_RESETS_PER_S, _RESETS_BURST)
-        self._idle_bytes = Budget(_IDLE_BYTES_PER_S, _IDLE_BYTES_BURST)
+        self._idle_bytes = _idle_budget()
         self._uploading: set[int] = set()
         self.is_owed = False  # whether the client may have sent what nobody has read
         self.connection.local_settings = h2.settings.Settings(
@@ -211,6 +295,7 @@ class Http2(H2Protocol):
         if not isinstance(event, RawData):
             await super().handle(event)
             return
+        came = len(event.data) + self._held
         try:
             events = self.connection.receive_data(event.data)
         except h2.exceptions.ProtocolError:
@@ -221,13 +306,21 @@ class Http2(H2Protocol):
         now = self.context.time()
         resets = sum(isinstance(found, h2.events.StreamReset) for found in events)
         carried = sum(_carried(found) for found in events)
-        idle_bytes = max(0, len(event.data) - carried)
-        if not self._resets.take(resets, now):
+        idle_bytes = max(0, came - self._held - carried)
+        if any(len(getattr(found, "headers", None) or ()) > _FIELDS_MAX + _PSEUDO_FIELDS for found in events):
+            await self._calm("fields of a header")
+        elif not self._resets.take(resets, now):
             await self._calm("streams reset")
         elif not self._idle_bytes.take(idle_bytes, now):
             await self._calm("frames that carry nothing")
         else:
             await self._handle_events(events)
+
+    @property
+    def _held(self) -> int:
+        """The bytes of frames that are not complete, or of a header that is not."""
+        buffer = self.connection.incoming_buffer
+        return len(buffer._data) + sum(_HTTP2_FRAMING + len(frame.data) for frame in buffer._headers_buffer)
 
     async def goodbye(self) -> None:
         """Tell the client that no more is served (GOAWAY)."""
@@ -368,9 +461,10 @@ class Http2(H2Protocol):
 
 
 def _carried(event: h2.events.Event) -> int:
-    """The bytes of a request that an event stands for, its frame's header included; at least half a small one's."""
+    """The bytes of a request that an event stands for, with as much of its frame's header as it carries itself."""
     if isinstance(event, h2.events.DataReceived):
-        return len(event.data or b"") and len(event.data or b"") + 9
+        carried = len(event.data or b"")
+        return carried + min(carried, _HTTP2_FRAMING)
     if isinstance(event, h2.events.RequestReceived):
-        return 9 + sum(len(name) + len(value) for name, value in event.headers or ())
+        return _HTTP2_FRAMING + sum(len(name) + len(value) for name, value in event.headers or ())
     return 0

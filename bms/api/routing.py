@@ -73,7 +73,6 @@ class Call:
     query: Any
     body: Any
     condition: Condition
-    address: str
 
     @property
     def mesh(self) -> Mesh:
@@ -227,8 +226,7 @@ def serve(context: Context, route: Route) -> Callable[..., Awaitable[Response]]:
             condition = _condition() if route.conditions else Condition()
         except RemoteProtocolError as error:
             raise ProblemError(400, str(error)) from None
-        address = (request.scope.get("client") or ("",))[0]
-        call = Call(context, g.get("claims"), path, query, body, condition, address)
+        call = Call(context, g.get("claims"), path, query, body, condition)
         with trio.move_on_after(route.deadline_s), call.mesh.span("bms.http", method=route.method, route=route.path):
             return await route.view(call)
         text = f"it was not done within {route.deadline_s:g} s; whether it will be is unknown"

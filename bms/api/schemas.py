@@ -19,8 +19,10 @@ import attrs
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from ..data.replication import LastSync
 from ..monitor.logs import LogRecord
 from ..neighbours import TopologyLink
+from ..reports import Sample
 from ..roster import Suspicion
 from ..security.tokens import KNOWN, TTL_MAX_S, Claims
 from ..values import Address, Node, NodeId
@@ -33,10 +35,13 @@ __all__ = [
     "CrateStatus",
     "DataQuery",
     "Delivered",
+    "History",
+    "HistoryQuery",
     "Join",
     "Joined",
     "Key",
     "Keys",
+    "LastSyncs",
     "LinkSeen",
     "Login",
     "LoginDone",
@@ -274,6 +279,26 @@ class ReadyQuery(_Asked):
     verbose: Annotated[str, Meta(max_length=16)] | None = None
 
 
+class HistoryQuery(_Asked):
+    """How far back."""
+
+    seconds: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+
+
+@attrs.frozen
+class History:
+    """Samples of a node's history, oldest first."""
+
+    samples: list[Sample]
+
+
+@attrs.frozen
+class LastSyncs:
+    """For each linked peer how the last reconciliation with it went; those that had none yet are left out."""
+
+    peers: tuple[LastSync, ...]
+
+
 class PerformanceAsked(_Asked):
     """How long to measure."""
 
@@ -333,10 +358,13 @@ _Scope = Annotated[
 
 
 class NewToken(_Asked):
-    """What a token shall allow, and for how long. It can allow no more than the token that asks for it."""
+    """What a token shall allow, and for how long: no more and no longer than the token that asks for it.
+
+    Without `ttl_s` it is good for 30 days, or as long as that one.
+    """
 
     scopes: Annotated[list[_Scope], Meta(min_length=1, max_length=64)]
-    ttl_s: Annotated[float, Meta(gt=0, le=TTL_MAX_S)] = 30 * 86_400.0
+    ttl_s: Annotated[float, Meta(gt=0, le=TTL_MAX_S)] | None = None
     name: Annotated[str, Meta(max_length=64, pattern=_SHOWN)] = ""
 
 
@@ -379,6 +407,7 @@ class WhoAmI:
     scopes: list[str]
     issued_at: float
     expires_at: float
+    issuer: str | None
     node_id: NodeId
     node_name: str
     mesh_name: str

@@ -21,6 +21,7 @@ serves it: it would wait for itself.
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import ssl
 from collections.abc import Awaitable, Callable
@@ -33,6 +34,7 @@ from hypercorn.config import Config as ServerConfig
 
 from ..config import Config, HttpConfig
 from ..errors import ConfigError, UnreachableError
+from ..limits import Gate, Rates, address_key
 from ..monitor.events import EventLog
 from ..monitor.logs import RecentLogs, collecting
 from ..net.listeners import serve_address
@@ -45,7 +47,6 @@ from .context import Context
 from .events import feed
 from .guard import Guard
 from .https import Certificates
-from .limits import Gate, Rates, address_key
 from .protocols import server_config
 from .stream import ServerStream
 
@@ -172,12 +173,17 @@ class Servers:
             server = _Server(asked, place)
             try:
                 await self._supervisors.attach(_Subsystem(name, partial(self._listen, name, server)))
-            except UnreachableError:
+            except UnreachableError as error:
                 if place is places[-1]:
-                    raise
+                    raise UnreachableError(f"{name}_address: {error}") from error
             else:
                 self._servers[name] = server
                 self._chosen[name, asked] = server.place
+                if name == "http" and not _is_loopback(server.place.host):
+                    log.warning(
+                        "HTTP is served in clear text at %s: whoever is on the way can read tokens; use https_address, "
+                        "or a proxy on this machine that speaks TLS", server.place,
+                    )  # fmt: skip
                 return
 
     def _retire(self, left: list[tuple[Connection, str]]) -> None:
@@ -253,19 +259,17 @@ class Servers:
             return
         try:
             peer = accepted.socket.getpeername()
+            host = str(peer[0]).removeprefix("::ffff:")
+            address, now = address_key(host), trio.current_time()
+            if self._desk.rates.take(address, now) is not None and self._desk.rates.is_barred(address, now):
+                counters.add("http.refused_connections")
+                accepted.socket.close()  # before anything else is made of it: they may come by the thousand
+                return
             stream = ServerStream(accepted)
         except (OSError, trio.BrokenResourceError):
             await trio.aclose_forcefully(accepted)
             return
-        host = str(peer[0]).removeprefix("::ffff:")
-        address = address_key(host)
-        context = self._context(name)
-        connection = Connection(stream, (host, peer[1]), address, self._desk, context)
-        now = trio.current_time()
-        if self._desk.rates.take(address, now) is not None and self._desk.rates.is_barred(address, now):
-            counters.add("http.refused_connections")
-            stream.close()
-            return
+        connection = Connection(stream, (host, peer[1]), address, self._desk, self._context(name))
         most, of_one = http.connections_max, http.connections_per_address_max
         if not self._gate.admit(connection, connections_max=most, per_address_max=of_one):
             counters.add("http.refused_connections")
@@ -303,6 +307,11 @@ class Servers:
             )  # fmt: skip
             self._hypercorn = http, made
         return self._hypercorn[1]
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what is bound to an address in digits."""
+    return ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
 
 def _tls_of(config: Config) -> tuple[Any, ...]:

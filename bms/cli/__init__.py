@@ -22,13 +22,26 @@ traceback. Commands that have something to clean up take signals themselves.
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 
 __all__ = ["main"]
 
 
+def _fill_streams() -> None:
+    """Open the null device in place of standard streams that were closed (`>&-`), under their own numbers: otherwise
+    the next socket or file would get one of those, and with it what is meant for the stream.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            setattr(sys, name, open(descriptor, mode, encoding="utf-8", closefd=False))  # noqa: SIM115 - for good
+
+
 def main() -> None:
     """Run the command line of this process and end it."""
+    _fill_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from .program import run

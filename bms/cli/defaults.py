@@ -28,7 +28,7 @@ __all__ = ["PORT", "Wishes", "is_loopback", "up_config"]
 
 PORT = 7800
 
-_UNSAID = "127.0.0.1:1"
+_UNSAID = "unsaid.invalid:0"
 """An address that nobody means: where it is found, no source has said anything."""
 
 

@@ -9,8 +9,8 @@
 
 Whatever ends it, nothing is left: SIGINT, SIGTERM and SIGHUP are taken before the first thing is made, and from then on
 only set a flag and cancel the story; the processes are then ended and reaped, and the folder is removed, in a `finally`
-that no signal can cut short. After SIGKILL the nodes end by themselves and their folder stays. Only `--keep`, once all
-is verified, leaves nodes on purpose.
+that no signal can cut short. After SIGKILL the nodes end by themselves and their folder stays until the next
+demonstration. Only `--keep`, once all is verified, leaves nodes on purpose.
 
     exit status    meaning
     0              every node holds every byte
@@ -194,11 +194,14 @@ def _stay(fleet: Fleet, report: Report, form: str, signals: _Signals) -> None:
 
 def _explain(folder: Path, report: Report) -> None:
     home, name = shlex.quote(str(folder)), report.nodes[0].name
+    command = f"BMS_HOME={home} bms dashboard --node {name}"
+    # A link that logs in is for who sits here; a pipe may end in a log.
+    is_seen = sys.stdout.isatty()
     lines = (
         "",
         "The nodes run until Ctrl+C. Look around:",
-        f"  dashboard:    {report.dashboard}",
-        f"  again:        BMS_HOME={home} bms dashboard --node {name}",
+        f"  dashboard:    {report.dashboard if is_seen else command}",
+        *([f"  again:        {command}"] if is_seen else []),
         f"  a terminal:   BMS_HOME={home} bms top --node {name}",
         f"  end one:      BMS_HOME={home} bms drain --node {report.nodes[-1].name}",
     )

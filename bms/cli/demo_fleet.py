@@ -1,6 +1,7 @@
 """The node processes of a demonstration and their folder: started, killed, kept or ended, and never left behind.
 
-    FOLDER/                   BMS_HOME of all nodes, mode 0700
+    FOLDER/                   bms-demo-*, BMS_HOME of all nodes, mode 0700
+    FOLDER/demo.lock          held with flock(2) by all processes of the demonstration
     FOLDER/demo/NAME/         a node's folder
     FOLDER/NAME.log           what it wrote to standard error
 
@@ -9,15 +10,20 @@ it. All of them read one pipe, the leash, whose other end only this process hold
 nodes see the end of their input and end by themselves. Nodes that are to be kept get another holder of the leash, a
 process that does nothing else and goes when they have gone.
 
+A folder whose lock nobody holds is of a demonstration that was killed, with all of its processes gone: the next one
+removes it. Nodes that are kept have no such lock any more, so that their folder stays until somebody removes it.
+
 `close` ends and reaps every process and removes the folder; it runs under no event loop and raises nothing, so that it
 can stand in a `finally` that signals, which only set flags here, cannot cut short.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -37,6 +43,7 @@ MESH = "demo"
 _READY_S = 120.0
 _REAP_S = 10.0
 _LOOK_S = 0.1
+_PREFIX, _LOCK = "bms-demo-", "demo.lock"
 _LOG_LINES = 3
 _LOG_BYTES = 4096
 
@@ -76,7 +83,9 @@ class Fleet:
 
     def __init__(self, count: int) -> None:
         try:
-            self.folder = Path(tempfile.mkdtemp(prefix="bms-demo-")).resolve()
+            _sweep(Path(tempfile.gettempdir()))
+            self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
+            self._lock = _take_lock(self.folder)
         except OSError as error:
             where = error.filename or tempfile.gettempdir()
             raise Failed(
@@ -96,8 +105,9 @@ class Fleet:
         try:
             with open(self.log_path(member), "ab") as log:
                 member.process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
-                    command, stdin=self._input, stdout=tell, stderr=log, env=self._environment(), start_new_session=True
-                )
+                    command, stdin=self._input, stdout=tell, stderr=log, env=self._environment(),
+                    pass_fds=(self._lock,), start_new_session=True,
+                )  # fmt: skip
             member.expected = True
         except OSError as error:
             os.close(told)
@@ -208,13 +218,13 @@ class Fleet:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             pass_fds=(self._leash,), start_new_session=True, cwd="/",
         )  # fmt: skip
+        (self.folder / _LOCK).unlink(missing_ok=True)
         return self._holder.pid
 
     def close(self, *, keep: bool = False) -> str | None:
         """End all processes and remove the folder, unless they are kept; what could not be done, if anything."""
         if keep and self._holder is not None:
-            os.close(self._leash)
-            os.close(self._input)
+            self._let_go()
             for process in self._processes():
                 process.returncode = 0  # it goes on; nobody here waits for it any more
             return None
@@ -226,15 +236,50 @@ class Fleet:
                 process.wait(_REAP_S)
             except subprocess.TimeoutExpired:  # in the kernel, on a disk that does not answer
                 stuck.append(process.pid)
-        os.close(self._leash)
-        os.close(self._input)
         problem = f"processes that do not end: {', '.join(map(str, stuck))}" if stuck else None
         try:
             shutil.rmtree(self.folder)
         except OSError as error:
             problem = f"{self.folder} could not be removed ({error.strerror}): remove it"
+        self._let_go()
         return problem
+
+    def _let_go(self) -> None:
+        for descriptor in (self._leash, self._input, self._lock):
+            os.close(descriptor)
 
     def _processes(self) -> list[subprocess.Popen[bytes]]:
         started = [member.process for member in self.members] + [self._holder]
         return [process for process in started if process is not None]
+
+
+def _take_lock(folder: Path) -> int:
+    """Make and hold the lock of a folder; it has its name only once it is held."""
+    scratch = folder / (_LOCK + ".new")
+    try:
+        descriptor = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.rename(scratch, folder / _LOCK)
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return descriptor
+
+
+def _sweep(place: Path) -> None:
+    """Remove what demonstrations that were killed have left there: only this user's, and only where all has ended."""
+    for folder in place.glob(_PREFIX + "*"):
+        try:
+            found = os.lstat(folder)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                continue
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue  # without a lock: kept, or of somebody else
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+        except OSError:
+            continue  # in use, or cannot be removed: the demonstration at hand is not the one to say so
+        finally:
+            os.close(descriptor)

@@ -10,6 +10,7 @@ happens between two steps of the event loop and never in a thread, so that no in
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -88,8 +89,8 @@ class Screen:
     def ended(self, phase: Phase) -> None:
         """A phase is over."""
 
-    def opened(self, link: str) -> None:
-        """The dashboard can be looked at."""
+    def opened(self, link: str, command: str) -> None:
+        """The dashboard can be looked at: by a link that logs in once, or by a command."""
 
     async def run(self) -> None:
         """Draw until cancelled."""
@@ -108,9 +109,9 @@ class LineScreen(Screen):
         click.echo(f"{phase.seconds or 0.0:8.2f} s  {phase.title}: {printable(phase.detail)}{self._link}")
         self._link = ""
 
-    def opened(self, link: str) -> None:
-        """Say where, on the line of the phase."""
-        self._link = f"; dashboard, while this runs: {link}"
+    def opened(self, link: str, command: str) -> None:
+        """Say how, on the line of the phase. A link that logs in does not belong in a file."""
+        self._link = f"; dashboard, while this runs: {link if sys.stdout.isatty() else command}"
 
     def finish(self) -> None:
         """The table, and what came out."""

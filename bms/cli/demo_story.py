@@ -16,6 +16,7 @@ pointless (a node that dies by itself, a full disk) is raised.
 from __future__ import annotations
 
 import random
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -168,7 +169,8 @@ class _Story:
         """Have a link to the dashboard of the first node shown."""
         found = await self.fleet.members[0].watch.login(ttl_s=_LINK_S)
         self.report.dashboard = login_link(found["http_url"], found["code"])
-        self.screen.opened(self.report.dashboard)
+        home = shlex.quote(str(self.fleet.folder))
+        self.screen.opened(self.report.dashboard, f"BMS_HOME={home} bms dashboard --node {self.fleet.members[0].name}")
 
     # ------------------------------------------------------------------ store, replicate
 

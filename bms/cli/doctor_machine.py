@@ -8,6 +8,7 @@ holds what. Where there is no /proc, what it would say is left out.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import resource
 import shutil
@@ -98,7 +99,10 @@ def disk(patient: Patient) -> Iterator[Finding]:
             scratch.write(b"x")
             scratch.flush()
     except OSError as error:
-        advice = f"make it writable for {_user()}, or give the node another folder (persistence_path, BMS_HOME)"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "make room, or give the node a folder on another disk (persistence_path, BMS_HOME)"
+        else:
+            advice = f"make it writable for {_user()}, or give the node another folder (persistence_path, BMS_HOME)"
         yield Finding("disk", PROBLEM, f"{place} cannot be written: {error.strerror}", advice)
         return
     free = shutil.disk_usage(place).free

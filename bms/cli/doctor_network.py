@@ -33,6 +33,7 @@ _WILDCARDS = {"::": "::1", "0.0.0.0": "127.0.0.1", "*": "127.0.0.1"}  # noqa: S1
 _SRV = "dns+srv://"
 _CLOCK_WARNING_S, _CLOCK_PROBLEM_S = 1.0, 60.0
 _GROUP = "224.0.0.251"
+_UNNAMED = "its name has no address"
 
 
 async def _dial(address: Address) -> str | None:
@@ -42,6 +43,8 @@ async def _dial(address: Address) -> str | None:
             await trio.aclose_forcefully(await trio.open_tcp_stream(address.host, address.port))
     except trio.TooSlowError:
         return f"no answer within {DIAL_S:g} s"
+    except socket.gaierror:
+        return _UNNAMED
     except OSError as error:
         causes = getattr(error.__cause__, "exceptions", (error.__cause__ or error,))
         return str(getattr(causes[0], "strerror", None) or error)
@@ -134,12 +137,22 @@ def _would_bind(patient: Patient) -> Iterator[Finding]:
             yield from _free(wish, what, name, is_wish=True)
 
 
+def _in_clear(address: Address) -> Iterator[Finding]:
+    if not is_loopback(address.host):
+        what = f"HTTP: other machines reach {address}, and everybody on the way reads their tokens"
+        advice = "serve others by HTTPS (https_address), and set http_address to 127.0.0.1:7801"
+        yield Finding("ports", WARNING, what, f"{advice}; a proxy that speaks TLS belongs on this machine")
+
+
 async def ports(patient: Patient) -> AsyncIterator[Finding]:
     """Running: whether its ports take connections from here. Otherwise whether they are free."""
     status = patient.status
     if status is None:
         for finding in _would_bind(patient):
             yield finding
+        if patient.config.http_address is not None:
+            for finding in _in_clear(Address.parse(patient.config.http_address)):
+                yield finding
         return
     places = [] if status.address is None else [("listener", Address.parse(status.address))]
     for name, url in (("HTTP", status.http_url), ("HTTPS", status.https_url)):
@@ -148,6 +161,9 @@ async def ports(patient: Patient) -> AsyncIterator[Finding]:
         else:
             places.append((name, Address.parse(url.partition("//")[2].partition("/")[0])))
     for name, address in places:
+        if name == "HTTP":
+            for finding in _in_clear(address):
+                yield finding
         here = Address(_WILDCARDS.get(address.host, address.host), address.port)
         why = await _dial(here)
         if why is None:
@@ -232,6 +248,7 @@ class _Place:
     name: str
     address: Address
     is_linked: bool = False
+    is_bootstrap: bool = False
     is_spare: bool = False
 
 
@@ -246,7 +263,7 @@ def _places(patient: Patient) -> list[_Place]:
     known = {place.address for place in found}
     for entry in patient.config.bootstrap_nodes[:PEERS_MAX]:
         if not entry.startswith(_SRV) and (address := Address.parse(entry)) not in known:
-            found.append(_Place("the bootstrap node", address, is_spare=bool(links)))
+            found.append(_Place("the bootstrap node", address, is_bootstrap=True, is_spare=bool(links)))
     return found
 
 
@@ -266,6 +283,8 @@ async def peers(patient: Patient) -> AsyncIterator[Finding]:
         why, address = reasons[number], place.address
         if why is None:
             reached += 1
+        elif why == _UNNAMED and place.is_bootstrap:
+            continue  # said by `names`
         elif place.is_linked:
             what = f"{place.name} cannot be dialed at {address} ({why}); the link that it opened is up"
             advice = "if that link breaks only that side can open another: see its firewall"

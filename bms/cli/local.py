@@ -3,8 +3,9 @@
     home/MESH/NODE/control.sock       where nodes are looked for; home is --home, BMS_HOME or the user's data folder
 
 `--node` is the name of a node or of its folder, a NodeId or the beginning of one, or the path of a folder elsewhere.
-If exactly one node that fits answers, it is taken; otherwise the error lists those that do. A node that does not
-answer within `ANSWER_S` counts as not running.
+If exactly one node that fits answers, it is taken; otherwise the error lists those that do. One that takes the
+connection and says nothing within `ANSWER_S` is left out where another fits, and waited for, up to `PATIENCE_S`, where
+none does: its machine may stand still.
 
 Commands that need no more than HTTP offers take `--url` as well (`any_node`, `open_node`): the node that is meant is
 the one behind that, wherever it is (`remote`).
@@ -13,6 +14,7 @@ the one behind that, wherever it is (`remote`).
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -31,6 +33,7 @@ from .remote import TOKEN_VARIABLE, AnyNode, Remote, open_remote, read_token
 
 __all__ = [
     "ANSWER_S",
+    "PATIENCE_S",
     "Choice",
     "any_node",
     "any_node_options",
@@ -42,7 +45,7 @@ __all__ = [
     "resolve",
 ]
 
-ANSWER_S = 2.0
+ANSWER_S, PATIENCE_S = 2.0, 10.0
 _PREFIX_MIN = 4
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -157,21 +160,39 @@ def _is_socket(path: Path) -> bool:
         return False
 
 
-async def _answering(sockets: Iterable[Path]) -> list[tuple[Path, Status]]:
+async def _answering(
+    sockets: Iterable[Path], fits: Callable[[Path, Status], bool] | None = None
+) -> tuple[list[tuple[Path, Status]], list[Path]]:
+    """The nodes that answer, and the sockets of those that took the connection and do not.
+
+    `fits`: wait longer for one that fits, if none that answers does.
+    """
     found: list[tuple[Path, Status]] = []
+    silent = set(sockets)
+    send, receive = trio.open_memory_channel[tuple[Path, Status | None]](math.inf)
 
     async def ask(path: Path) -> None:
-        with trio.move_on_after(ANSWER_S):
-            try:
-                async with open_control(path) as client:
-                    found.append((path, await client.status()))
-            except MeshError:
-                pass  # a dead process's socket, one that is just ending, or another user's
+        try:
+            async with open_control(path) as client:
+                status: Status | None = await client.status()
+        except MeshError:
+            status = None  # a dead process's socket, one that is just ending, or another user's
+        send.send_nowait((path, status))
+
+    def is_enough() -> bool:
+        return fits is None or any(fits(*pair) for pair in found)
 
     async with trio.open_nursery() as nursery:
-        for path in sockets:
+        for path in silent:
             nursery.start_soon(ask, path)
-    return sorted(found, key=lambda pair: pair[0])
+        for seconds, is_late in ((ANSWER_S, False), (PATIENCE_S - ANSWER_S, True)):
+            with trio.move_on_after(seconds):
+                while silent and not (is_late and is_enough()):
+                    path, status = await receive.receive()
+                    silent.remove(path)
+                    found += [(path, status)] if status is not None else []
+        nursery.cancel_scope.cancel()
+    return sorted(found, key=lambda pair: pair[0]), sorted(silent)
 
 
 def _fits(path: Path, status: Status, node: str | None) -> bool:
@@ -190,7 +211,7 @@ async def find_local(choice: Choice) -> tuple[Path | None, set[Path]]:
     A usage error if several fit.
     """
     everywhere = attrs.evolve(choice, mesh=None, node=None).sockets()
-    found = await _answering(dict.fromkeys([*choice.sockets(), *everywhere]))
+    found, _ = await _answering(dict.fromkeys([*choice.sockets(), *everywhere]))
     fitting = [
         (path, status) for path, status in found if path in choice.sockets() and _fits(path, status, choice.node)
     ]
@@ -202,8 +223,11 @@ async def find_local(choice: Choice) -> tuple[Path | None, set[Path]]:
 @asynccontextmanager
 async def open_local(choice: Choice) -> AsyncIterator[ControlClient]:
     """A connection to the one node that fits; UnreachableError if there is none, a usage error if there are several."""
-    found = await _answering(choice.sockets())
+    found, silent = await _answering(choice.sockets(), lambda path, status: _fits(path, status, choice.node))
     fitting = [(path, status) for path, status in found if _fits(path, status, choice.node)]
+    if not fitting and silent:
+        places = ", ".join(str(path.parent) for path in silent)
+        raise UnreachableError(f"there is a node in {places}, but it does not answer; `bms doctor` looks closer")
     if not fitting and found:
         raise UnreachableError(f"no {choice} is running; these are: {_listed(found)}")
     if not fitting:

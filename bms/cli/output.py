@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -35,11 +36,20 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 INPUT_BYTES_MAX = 1 << 30
+_COLUMN_MAX = 80
 _UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def json_option(function: F) -> F:
-    """The option `-o`, as the argument `form`."""
+    """The option `-o`, as the argument `form`. Who tries `--json` is told of it."""
+
+    def hint(context: click.Context, parameter: click.Parameter, is_given: bool) -> None:
+        if is_given:
+            raise click.NoSuchOption("--json", possibilities=["-o json"], ctx=context)
+
+    function = click.option("--json", is_flag=True, is_eager=True, hidden=True, expose_value=False, callback=hint)(
+        function
+    )
     return click.option(
         "-o", "--output", "form", type=click.Choice(["table", "json"]), default="table", show_default=True,
         help="For people, or JSON for programs.",
@@ -52,7 +62,11 @@ def print_json(value: object) -> None:
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Rows under their headers; on a terminal as a rich table, elsewhere columns aligned by spaces."""
+    """Rows under their headers; on a terminal as a rich table, elsewhere columns aligned by spaces.
+
+    Nothing is shortened, for what is shown is copied: a long cell is folded on a terminal, and elsewhere stands out of
+    its column, which it does not make wider.
+    """
     cells = [[printable("-" if cell is None else str(cell)) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console  # 60 ms, and only people see it
@@ -67,7 +81,10 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
         Console().print(table)
         return
     lines = [[header.upper() for header in headers], *cells]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    widths = [
+        max((len(line[column]) for line in lines if len(line[column]) <= _COLUMN_MAX), default=_COLUMN_MAX)
+        for column in range(len(headers))
+    ]
     for line in lines:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
 
@@ -120,18 +137,50 @@ def read_input(given: str | None, what: str) -> bytes:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Make or replace a file as a whole; one line says why if that cannot be, and then nothing has changed."""
+    """Make or replace a file as a whole; one line says why if that cannot be, and then nothing has changed.
+
+    A file that is replaced keeps its mode, and its owner where this user may give it. A symbolic link stays, and what
+    it leads to is replaced. What is no file, as a device or a FIFO, is written to as it is.
+    """
     try:
-        descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                mask = os.umask(0)
-                os.umask(mask)
-                os.fchmod(descriptor, 0o666 & ~mask)
+            before = os.stat(path)
+        except FileNotFoundError:
+            before = None
+        if before is None or stat.S_ISREG(before.st_mode):
+            _replace(Path(os.path.realpath(path)), before, content)
+        else:
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC), "wb") as file:
                 file.write(content)
-            os.replace(scratch, path)
-        except BaseException:
-            os.unlink(scratch)
-            raise
     except OSError as error:
         raise click.ClickException(f"cannot write {path}: {error.strerror}") from error
+
+
+def _replace(path: Path, before: os.stat_result | None, content: bytes) -> None:
+    descriptor, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if before is None:
+                mask = os.umask(0)
+                os.umask(mask)
+                mode = 0o666 & ~mask
+            else:
+                mode = _give(descriptor, before)
+            os.fchmod(descriptor, mode)
+            file.write(content)
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise
+
+
+def _give(descriptor: int, before: os.stat_result) -> int:
+    """Give a file the owner and group of another as far as this user may; the mode it should have then."""
+    mode = before.st_mode & 0o777
+    for owner in (before.st_uid, -1):
+        try:
+            os.fchown(descriptor, owner, before.st_gid)
+        except OSError:
+            continue  # not this user's to give, or unknown in this namespace
+        return mode
+    return mode & 0o707  # what the group might do was meant for another

@@ -38,6 +38,7 @@ __all__ = ["TOKEN_VARIABLE", "AnyNode", "Remote", "RemoteNode", "open_remote", "
 TOKEN_VARIABLE = "BMS_TOKEN"  # noqa: S105 - its name
 
 _TOKEN_BYTES_MAX = 4096
+_ANSWER_BYTES_MAX = (1 << 30) + (1 << 20)  # the longest value that a node may be set to hold, and a little
 
 
 class AnyNode(Protocol):
@@ -175,7 +176,7 @@ class RemoteNode:
     @asynccontextmanager
     async def listen(self, topic: str = "") -> AsyncIterator[AsyncIterator[Message | Missed]]:
         """What comes on a topic. Of a long body a stream of events has the beginning alone: that is said then."""
-        async with self._client.events(["message"], topics=[topic]) as events:
+        async with self._client.events(["message"], topics=[topic], take=True) as events:
             messages = _messages(events)
             try:
                 yield messages
@@ -255,5 +256,7 @@ async def open_remote(remote: Remote) -> AsyncIterator[RemoteNode]:
     """The node at that URL."""
     from ..client import open_client  # httpx: a quarter of a second that commands about this machine need not wait
 
-    async with open_client(remote.url, remote.token, ca=remote.ca, fingerprint=remote.fingerprint) as client:
+    async with open_client(
+        remote.url, remote.token, ca=remote.ca, fingerprint=remote.fingerprint, answer_bytes_max=_ANSWER_BYTES_MAX
+    ) as client:
         yield RemoteNode(client)

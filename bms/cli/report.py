@@ -13,13 +13,21 @@ import sys
 from pathlib import Path
 
 import click
-import trio
 
 from .local import any_node
 from .output import write_file
 from .remote import AnyNode
 
 __all__ = ["report"]
+
+_ENDINGS = {".html": "html", ".htm": "html", ".json": "json", ".txt": "text", "": "text"}
+
+
+def _by_ending(suffix: str) -> str:
+    if suffix not in _ENDINGS:
+        known = ", ".join(filter(None, _ENDINGS))
+        raise click.UsageError(f"what to write is not known by the ending {suffix!r}: give --format, or one of {known}")
+    return _ENDINGS[suffix]
 
 
 @click.command()
@@ -33,13 +41,12 @@ async def report(client: AnyNode, form: str | None, out: Path | None) -> None:
 
     To standard output, or to a file, which is replaced as a whole.
     """
-    endings = {".html": "html", ".htm": "html", ".json": "json"}
-    chosen = form or endings.get("" if out is None else out.suffix.lower(), "text")
+    chosen = form or _by_ending("" if out is None else out.suffix.lower())
     if chosen == "html" and out is None and sys.stdout.isatty():
         raise click.UsageError("a page is for a browser: give a file with --out, as in --out report.html")
     text = await client.report(chosen)
     if out is None:
         click.echo(text, nl=not text.endswith("\n"))
         return
-    await trio.to_thread.run_sync(write_file, out, text.encode())
+    write_file(out, text.encode())  # not in a thread: a FIFO may wait for its reader, and Ctrl+C should end that
     click.echo(f"{out}: {len(text.encode()):,} bytes", err=True)

@@ -139,7 +139,8 @@ def _title(view: View, now: float, columns: int) -> list[Text]:
 
     status, sample = view.status, view.sample
     title = Text.assemble(
-        ("bms top ", "bold"), (f"{printable(status.name)} ", "bold cyan"), f"{status.node_id[:8]} ",
+        ("bms top ", "bold"), ("PAUSED " if view.is_paused else "", "bold yellow"),
+        (f"{printable(status.name)} ", "bold cyan"), f"{status.node_id[:8]} ",
         (f"mesh {printable(status.mesh_name)} ", "dim"),
     )  # fmt: skip
     trouble = view.trouble(now)
@@ -147,8 +148,6 @@ def _title(view: View, now: float, columns: int) -> list[Text]:
         health = sample["health"]["status"]
         title.append(f" up {duration(sample['stats']['uptime_s'])}  ")
         title.append(health, _HEALTH_STYLES.get(health, "bold"))
-    if view.is_paused:
-        title.append("  PAUSED", "bold yellow")
     clock = time.strftime("%H:%M:%S")
     title.append(clock.rjust(max(0, columns - title.cell_len)) if columns - title.cell_len > len(clock) else "")
     shown = [title]

@@ -26,13 +26,14 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
+import apsw
 import click
 import trio
 
 from ..config import Config, home
 from ..control import SOCKET_NAME
 from ..control.server import serve_control
-from ..errors import ConfigError, MeshError, UnreachableError
+from ..errors import ConfigError, MeshError, StoreError, UnreachableError
 from ..log import configure
 from ..mesh import Mesh, open_mesh
 from ..values import Address
@@ -53,6 +54,10 @@ _READ_BYTES = 1 << 12
 _NO_IDENTITY = (
     "this node has no identity yet. Give one of: --identity FOLDER, made by `bms identity issue` where the mesh was"
     " founded; --found, to start a new mesh; --dev, to try things out on this machine"
+)
+_NO_ROOM = (
+    "the disk under this node's folder is full, and the node has ended. Nothing acknowledged is lost: make room and"
+    " start it again"
 )
 
 
@@ -122,14 +127,14 @@ async def _serve_http(mesh: Mesh, wishes: Wishes) -> None:
     if wishes.http is not None:
         try:
             await mesh.start_http_server(wishes.http)
-        except UnreachableError as error:
+        except (UnreachableError, ConfigError) as error:
             url = await mesh.start_http_server(Address(wishes.http.host, 0))
-            log.warning("HTTP is at %s, since this node %s", url, str(error).partition(";")[0])
+            log.warning("HTTP is at %s, not where it usually is: %s", url, str(error).partition(";")[0])
     if wishes.https is not None:
         try:
             await mesh.start_https_server(wishes.https)
-        except UnreachableError as error:
-            log.warning("HTTPS is off, set https_address: this node %s", str(error).partition(";")[0])
+        except (UnreachableError, ConfigError) as error:
+            log.warning("HTTPS is off, set https_address: %s", str(error).partition(";")[0])
 
 
 def _kept(mesh: Mesh, config: Config, wishes: Wishes) -> Config:
@@ -225,6 +230,13 @@ def up(
     configure(config.log.level, config.log.format)
     try:
         trio.run(lambda: _serve(read, config, wishes, form, exit_with_stdin=exit_with_stdin))
+    except* StoreError as group:
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        if isinstance(first.__cause__, apsw.FullError):
+            raise Failed(_NO_ROOM) from None
+        raise
     except* UnreachableError as group:
         raise Failed(str(group.exceptions[0])) from None  # its own address, not another node
     except* ConfigError as group:

@@ -18,6 +18,7 @@ caches, and choosing another node when one is gone.
 
     place      where a node is and how it is known to be it      answers    what its answers mean
     node       the client                                        feed       its events
+    exchange   one request and its answer, over httpx: loaded when a client is opened
 """
 
 from .feed import EventFeed

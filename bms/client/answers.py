@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
-
-import httpx
+from typing import TYPE_CHECKING, Any
 
 from ..control.failures import error_untrusted
 from ..errors import (
@@ -26,6 +24,9 @@ from ..errors import (
 )
 from ..values import KeyInfo, NodeId, Version
 from ..wire.messages import Failure
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["error_of", "json_of", "key_info"]
 

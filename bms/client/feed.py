@@ -3,8 +3,9 @@
     EventFeed     what a program iterates over: knows the cursor, reconnects, gives up only when it was refused
     EventSocket   one connection: its reader is a task of the client's, whose end is this connection's end alone
 
-trio-websocket raises in that task when the other side refuses, breaks off, or sends a ping while it closes; and it
-leaves the socket open where the other side has closed first. Both are put right here.
+trio-websocket raises in that task when the other side refuses, breaks off, or sends a ping while it closes; it leaves
+the socket open where the other side has closed first; and it takes a refusal's text of any length. All are put right
+here. An event has at most `EVENT_BYTES_MAX` bytes.
 """
 
 from __future__ import annotations
@@ -30,10 +31,14 @@ CONNECT_S = 10.0
 SILENCE_S = 50.0
 """A stream of events that says nothing for so long is taken for dead; a node says something every 15 s."""
 PAUSE_S, PAUSE_MAX_S = 0.25, 10.0
+EVENT_BYTES_MAX = 1 << 20
+"""The longest event that is taken. A node shows 8 KiB of a message's body; statistics grow with what is counted."""
+OPENING_BYTES_MAX = 1 << 16
+"""What a node may say before the stream of events is open: an answer's header, or a refusal."""
 
 _CLOSE_S = 1.0
 _SUBPROTOCOL = "bms.events.v1"
-_POLICY = 1008
+_POLICY, _TOO_BIG = 1008, 1009
 
 
 class EventFeed:
@@ -108,6 +113,33 @@ class EventFeed:
         await self._drop()
 
 
+class _Bounded(trio.abc.Stream):
+    """A stream that gives `OPENING_BYTES_MAX` bytes until `is_open`."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._left = OPENING_BYTES_MAX
+        self.is_open = False
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        data = await self._stream.receive_some(max_bytes)
+        self._left -= len(data)
+        if self._left < 0 and not self.is_open:
+            raise RemoteProtocolError(
+                f"the node's answer to a request for events has more than {OPENING_BYTES_MAX} bytes"
+            )
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
 class EventSocket:
     """One WebSocket."""
 
@@ -122,16 +154,17 @@ class EventSocket:
     async def open(cls, nursery: trio.Nursery, place: Place, resource: str, headers: Mapping[str, str]) -> EventSocket:
         """Connect. UnreachableError, RefusedError, or what the node says."""
         with trio.move_on_after(CONNECT_S):
-            stream = await open_stream(place)
+            stream = _Bounded(await open_stream(place))
             socket = cls(nursery, stream)
             fields = [(name.encode(), value.encode()) for name, value in headers.items()]
             try:
                 with socket._opening:
                     # The library starts its reader in what it takes for a nursery.
                     socket._connection = await trio_websocket.wrap_client_stream(
-                        cast(trio.Nursery, socket), stream, place.authority, resource,
-                        subprotocols=[_SUBPROTOCOL], extra_headers=fields,
+                        cast(trio.Nursery, socket), cast(trio.SocketStream, stream), place.authority, resource,
+                        subprotocols=[_SUBPROTOCOL], extra_headers=fields, max_message_size=EVENT_BYTES_MAX,
                     )  # fmt: skip
+                    stream.is_open = True
                     return socket
                 raise socket._refusal()
             finally:
@@ -156,6 +189,8 @@ class EventSocket:
     def _refusal(self) -> MeshError:
         if isinstance(self._error, trio_websocket.ConnectionRejected):
             return error_of(self._error.status_code, self._error.body or b"")
+        if isinstance(self._error, MeshError):
+            return self._error
         return UnreachableError("the node ended the connection before a stream of events began")
 
     async def receive(self) -> dict[str, Any]:
@@ -169,6 +204,8 @@ class EventSocket:
                 code, reason = (error.reason.code, error.reason.reason) if error.reason else (None, None)
                 if code == _POLICY:
                     raise RefusedError(reason or "the node has ended the stream of events") from None
+                if code == _TOO_BIG:
+                    raise RemoteProtocolError(f"the node sent an event of more than {EVENT_BYTES_MAX} bytes") from None
                 raise UnreachableError(f"the node has ended the stream of events: {reason or code}") from None
         if patience.cancelled_caught:
             raise UnreachableError(f"the node has said nothing for {SILENCE_S:g} s")

@@ -11,25 +11,31 @@ import base64
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode
 
 import attrs
-import httpx
 import trio
 
 from ..control.answers import Status
 from ..control.parsing import parse_claims, parse_node, parse_status, understood
-from ..errors import ClosedError, DeliveryError, LimitError, LocalProtocolError, RemoteProtocolError
+from ..errors import DeliveryError, LocalProtocolError, RemoteProtocolError
+from ..nursery import open_body_nursery
 from ..security.tokens import Claims
 from ..values import KeyInfo, Node, NodeId, Value, Version, key_bytes
 from .answers import error_of, json_of, key_info
-from .feed import CONNECT_S, EventFeed, EventSocket
-from .place import Place, place_of, unreachable
+from .feed import EventFeed, EventSocket
+from .place import Place, place_of
+
+if TYPE_CHECKING:
+    import httpx
+
+    from .exchange import Exchange
 
 __all__ = ["Client", "open_client"]
 
 TIMEOUT_S = 30.0
+ANSWER_BYTES_MAX = 65 << 20  # a value of the longest that a node takes unless it is told otherwise, and a little
 SYNC_S = 90.0
 PAGE = 500
 
@@ -47,63 +53,29 @@ async def open_client(
     fingerprint: str | None = None,
     allow_plain: bool = False,
     timeout_s: float = TIMEOUT_S,
+    answer_bytes_max: int = ANSWER_BYTES_MAX,
 ) -> AsyncIterator[Client]:
     """A client of the node at `url`; connects when it is first used.
 
     `ca`: a file of authorities (PEM) in place of the system's. `fingerprint`: the SHA-256 of the node's certificate, 64
-    hexadecimal digits. `timeout_s`: how long each step of a request may take. Raises LocalProtocolError (the arguments;
-    also http:// to another machine without `allow_plain`).
+    hexadecimal digits. `timeout_s`: how long each step of a request may take. `answer_bytes_max`: the longest answer
+    that is taken, a value for example; LimitError beyond it. Raises LocalProtocolError (the arguments; also http:// to
+    another machine without `allow_plain`).
     """
     place = place_of(url, ca, fingerprint, allow_plain)
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise LocalProtocolError("this is no token: it is one word, as `bms token` prints it")
+    from .exchange import open_exchange  # httpx
+
     headers = {"Authorization": f"Bearer {token}", "Accept-Encoding": "identity"}
-    raised: BaseException | None = None
-    async with httpx.AsyncClient(
-        base_url=f"{place.scheme}://{place.authority}", headers=headers, verify=place.tls or True, trust_env=False,
-        timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_S)), follow_redirects=False,
-    ) as http:  # fmt: skip
-        async with trio.open_nursery() as nursery:
-            try:
-                yield Client(http, place, headers, nursery)
-            except BaseException as error:
-                raised = error
-                if nursery.cancel_scope.cancel_called:
-                    raise
-            nursery.cancel_scope.cancel()
-    if raised is not None:
-        try:
-            raise raised
-        finally:
-            raised = None  # no cycle through this frame
-
-
-class _Body(httpx.AsyncByteStream):
-    """The body of a request. httpx's own is an async generator, which a cancellation in mid-send leaves to the garbage
-    collector: Trio warns of that.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._is_sent = False
-
-    def __aiter__(self) -> _Body:
-        self._is_sent = False
-        return self
-
-    async def __anext__(self) -> bytes:
-        if self._is_sent:
-            raise StopAsyncIteration
-        self._is_sent = True
-        return self._data
+    async with open_exchange(place, headers, timeout_s, answer_bytes_max) as http, open_body_nursery() as nursery:
+        yield Client(http, place, headers, nursery)
 
 
 class Client:
     """One remote node. Made by `open_client`; may be used by several tasks at once."""
 
-    def __init__(
-        self, http: httpx.AsyncClient, place: Place, headers: Mapping[str, str], nursery: trio.Nursery
-    ) -> None:
+    def __init__(self, http: Exchange, place: Place, headers: Mapping[str, str], nursery: trio.Nursery) -> None:
         self._http = http
         self._place = place
         self._headers = headers
@@ -274,14 +246,14 @@ class Client:
     @asynccontextmanager
     async def events(
         self, types: Iterable[str] | None = None, *, prefix: str = "", topics: Iterable[str] | None = None,
-        since: str | None = None,
+        take: bool = False, since: str | None = None,
     ) -> AsyncIterator[EventFeed]:  # fmt: skip
         """Follow what happens at that node, live from the moment this is entered.
 
         `types`: of "node", "data", "message", "health", "log", "stats"; None: the first four, as far as the token
-        allows. `prefix`: data events of keys that begin with it. `topics`: messages on these; that node is their
-        subscriber meanwhile. `since`: the `cursor` of a feed that has ended, to go on behind it. Raises RefusedError,
-        UnreachableError.
+        allows. `prefix`: data events of keys that begin with it. `topics`: messages on these. `take`: take those away
+        from that node's program, which is their subscriber meanwhile (scope messages:take). `since`: the `cursor` of a
+        feed that has ended, to go on behind it. Raises RefusedError, UnreachableError.
         """
         asked: dict[str, str] = {}
         if types is not None:
@@ -293,6 +265,8 @@ class Client:
             if any("," in topic for topic in chosen):
                 raise LocalProtocolError("topics with a comma in their name cannot be chosen here")
             asked["topics"] = ",".join(chosen)
+        if take:
+            asked["take"] = "true"
         feed = EventFeed(lambda since: self._open_socket(asked, since), since)
         try:
             await feed._begin()
@@ -314,7 +288,7 @@ class Client:
     async def issue_token(
         self, scopes: Iterable[str], ttl_s: float | None = None, name: str = ""
     ) -> tuple[str, Claims]:
-        """A new token of that node, allowed no more than this one, and its claims."""
+        """A new token of that node, and its claims: allowed no more than this one, good no longer, ended with it."""
         asked = {"scopes": list(scopes), "name": name, **({} if ttl_s is None else {"ttl_s": ttl_s})}
         answer = json_of(await self._call("POST", "/tokens", json=asked))
         with understood():
@@ -341,39 +315,18 @@ class Client:
         **body: Any,
     ) -> httpx.Response:
         query = urlencode({name: value for name, value in (params or {}).items() if value not in (None, b"")})
-        request = self._http.build_request(
-            method, f"/api/v1{path}{'?' if query else ''}{query}",
-            timeout=self._http.timeout if timeout is None else httpx.Timeout(timeout, connect=CONNECT_S), **body,
-        )  # fmt: skip
-        request.stream = _Body(request.content)
+        target = f"/api/v1{path}{'?' if query else ''}{query}"
         try:
-            answer = await self._send(request)
+            answer = await self._http.ask(method, target, timeout, **body)
         except DeliveryError:
             if method != "GET":
                 raise
-            answer = await self._send(request)
+            answer = await self._http.ask(method, target, timeout, **body)
         if answer.status_code >= 400:
             raise error_of(answer.status_code, answer.content)
         if answer.status_code >= 300:
             raise RemoteProtocolError(f"status {answer.status_code}: is this the address of a node?")
         return answer
-
-    async def _send(self, request: httpx.Request) -> httpx.Response:
-        try:
-            return await self._http.send(request)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise unreachable(self._place, error) from error
-        except httpx.PoolTimeout as error:
-            raise LimitError("too many requests of this client are under way") from error
-        except httpx.UnsupportedProtocol as error:
-            raise LocalProtocolError(str(error)) from error
-        except httpx.HTTPError as error:
-            what = str(error) or type(error).__name__
-            raise DeliveryError(f"{self._place.authority} did not answer; the outcome is unknown: {what}") from error
-        except RuntimeError as error:
-            if self._http.is_closed:
-                raise ClosedError("this client is closed") from error
-            raise
 
     async def _open_socket(self, asked: Mapping[str, str], since: str | None) -> EventSocket:
         query = urlencode({**asked, **({} if since is None else {"since": since})}, errors="surrogateescape")

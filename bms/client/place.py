@@ -21,6 +21,9 @@ from ..errors import LocalProtocolError, MeshError, RefusedError, UnreachableErr
 
 __all__ = ["Place", "open_stream", "place_of", "unreachable"]
 
+_NO_TLS = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
+"""What OpenSSL, by its version, calls an answer that is no TLS."""
+
 
 @attrs.frozen
 class Place:
@@ -120,5 +123,9 @@ def unreachable(place: Place, error: BaseException) -> MeshError:
             if found := getattr(cause, "verify_message", ""):
                 why = f"{found}; name its certificate's SHA-256 (fingerprint), or the file of who issued it (ca)"
             return RefusedError(f"{place.authority} is not known to be that node: {why}")
+        if isinstance(cause, ssl.SSLError):
+            why = (cause.reason or "it failed").lower().replace("_", " ")
+            hint = "; is it http://?" if cause.reason in _NO_TLS else ""
+            return UnreachableError(f"{place.authority} was expected to speak TLS, which came to nothing: {why}{hint}")
         cause = cause.__cause__ or cause.__context__
-    return UnreachableError(f"{place.authority} cannot be reached: {error}")
+    return UnreachableError(f"{place.authority} cannot be reached: {str(error) or type(error).__name__}")

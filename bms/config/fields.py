@@ -189,6 +189,9 @@ def least(group: Any, prefix: str, name: str, other: str, words: str, *, strictl
 def nearest(name: str, known: Iterable[str]) -> str:
     """ "; did you mean …?" with the known name most like `name`, or nothing."""
     names = sorted(known)
+    group, dot, _ = name.rpartition(".")
+    if inside := [full for full in names if dot and full.startswith(group + dot)]:
+        names = inside  # of a group that there is, its own, and not the group
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if not close and "." not in name:  # a setting of a group, named without it
         close = [full for full in names if full.endswith("." + name)][:1]

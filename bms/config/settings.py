@@ -83,6 +83,14 @@ def _check_address(text: str) -> str | None:
     return None
 
 
+def _overlap(host: str, other: str) -> bool:
+    """Whether no port can be listened at on both. Names are not looked up."""
+    both = {host, other}
+    if len(both) == 1 or not both.isdisjoint(("::", "*", "")):
+        return True
+    return "0.0.0.0" in both and not any(":" in each for each in both)  # noqa: S104 - compared with, not bound to
+
+
 def _check_dialable(text: str) -> str | None:
     wrong = _check_address(text)
     if wrong is None:
@@ -185,7 +193,8 @@ class LimitsConfig:
     )
     handshakes_max: int = count(
         (64, 1, 100_000),
-        "Incoming connections in their handshake at once, a quarter from one host; others are closed at once.",
+        "Incoming connections in their handshake at once; one more closes the oldest. Also how many one host may open "
+        "a second.",
         "each costs memory and CPU before anybody knows who it is",
     )
     handshake_timeout_s: float = seconds(
@@ -573,6 +582,19 @@ class Config:
         for name, path in files.items():
             if given and path is None:
                 raise ConfigError(name, None, f"is missing: {given[0]} is given, and the three files go together")
+        self._check_places()
+
+    def _check_places(self) -> None:
+        """No two listeners at one port. ConfigError; what else has a port is found out when it is bound."""
+        places = {"listen_address" if self.tcp_port is None else "tcp_port": self.tcp_address}
+        for name in ("http_address", "https_address"):
+            if (text := getattr(self, name)) is None:
+                continue
+            place = Address.parse(text)
+            for other, taken in places.items():
+                if place.port and place.port == taken.port and _overlap(place.host, taken.host):
+                    raise ConfigError(name, text, f"{other} is {taken} already: each listener needs a port of its own")
+            places[name] = place
 
     @classmethod
     def load(

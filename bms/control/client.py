@@ -25,6 +25,7 @@ from typing import Any, Generic, TypeVar, cast
 import trio
 
 from ..errors import ClosedError, DeliveryError, LimitError, MeshError, RemoteProtocolError
+from ..nursery import open_body_nursery
 from ..security.tokens import Claims
 from ..values import KeyInfo, Message, Missed, Node, NodeEvent, NodeId, Value, Version, key_bytes
 from ..wire import FrameReader, LocalMessage, frame_message, parse_message_untrusted
@@ -384,19 +385,6 @@ async def open_control(path: Path | str) -> AsyncIterator[ControlClient]:
     """
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(connect(Path(path))))
     client = ControlClient(stream)
-    raised: BaseException | None = None
-    async with stream:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(client._read)
-            try:
-                yield client
-            except BaseException as error:
-                raised = error
-                if nursery.cancel_scope.cancel_called:
-                    raise
-            nursery.cancel_scope.cancel()
-    if raised is not None:
-        try:
-            raise raised
-        finally:
-            raised = None  # no cycle through this frame
+    async with stream, open_body_nursery() as nursery:
+        nursery.start_soon(client._read)
+        yield client

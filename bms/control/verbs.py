@@ -213,8 +213,7 @@ async def _token_issue(host: Host, arguments: Arguments) -> object:
     arguments.end()
     if not all(isinstance(scope, str) for scope in scopes):
         raise arguments.misuse("scopes are texts")
-    given = {} if ttl_s is None else {"ttl_s": ttl_s}
-    token = await host.mesh.issue_token(scopes, name=name, **given)
+    token = await host.mesh.issue_token(scopes, ttl_s, name)
     return {"token": token, "claims": plain(host.mesh.verify_token(token))}
 
 

@@ -57,7 +57,7 @@ from .commits import Advance, Commit
 from .entries import Entries as Store
 from .pull import CHUNKS_ASKED_MAX, IDS_PAGE, Claims, PeerLink, Puller, Tally
 
-__all__ = ["PeerSync", "Replication", "SyncReport"]
+__all__ = ["LastSync", "PeerSync", "Replication", "SyncReport"]
 
 log = logging.getLogger("bms.data")
 
@@ -101,6 +101,14 @@ class SyncReport:
         return all(peer.equal for peer in self.peers)
 
 
+@attrs.frozen
+class LastSync:
+    """How the last reconciliation with a linked peer went, whoever asked for it: `ended_at` in Unix seconds."""
+
+    ended_at: float
+    outcome: PeerSync
+
+
 class _Peer:
     """One link: its queues, and what is known of the store behind it."""
 
@@ -120,6 +128,7 @@ class _Peer:
         self.wake = {name: trio.Event() for name in ("applier", "server", "answerer", "syncer")}
         self.stuck: tuple[Any, ...] | None = None
         self.full_at = float("-inf")
+        self.last: tuple[float, PeerSync] | None = None
 
     def rouse(self, name: str) -> None:
         self.wake[name].set()
@@ -466,7 +475,15 @@ class Replication:
             error=error,
         )
         self._count(done)
+        peer.last = (trio.current_time(), done)
         return done
+
+    def last_syncs(self) -> list[tuple[float, PeerSync]]:
+        """The last reconciliation over each open link that had one: when it ended by Trio's clock, and its outcome."""
+        found = {
+            peer.link.node_id: peer.last for peer in self._peers.values() if peer.link.is_open and peer.last is not None
+        }
+        return list(found.values())
 
     def _count(self, done: PeerSync) -> None:
         counters = self._counters

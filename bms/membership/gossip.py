@@ -28,10 +28,10 @@ from ..security.identity import Identity
 from ..security.pairwise import PAYLOAD_BYTES_MAX
 from ..security.records import DEAD, REMOVED, SUSPECT, TCP, Accusation, NodeRecord
 from ..security.trust import Trust
+from ..seldom import Seldom
 from ..values import Address, NodeEvent, NodeId
 from ..wire.messages import Packet
 from .believed import Believed, accusation_claim, own_claim
-from .blame import Blame
 from .claims import (
     Ack,
     Changed,
@@ -64,6 +64,8 @@ _PACKET_HEAD_BYTES = 64
 _IDS_PER_PACKET = 256
 _KINDS = {Kind.SUSPECT: SUSPECT, Kind.DEAD: DEAD, Kind.REMOVED: REMOVED}
 _LOSS_MAX = 0.5
+_BLAME_S = 60.0
+_DIALS_MAX = 64
 _WANT_S = 1.0
 _WANTED_MAX = 4096
 _LINES_BURST, _LINE_S = 20, 10.0
@@ -125,9 +127,10 @@ class Gossip:
         self._wake = trio.Event()
         self._owed: set[NodeId] = set()
         """Members whose link had no room for this node's card: they get it when there is."""
+        self._dials = 0
         self._wants: dict[NodeId, float] = {}
         self.watches = Watches()
-        self._blame = Blame()
+        self._blame = Seldom(_BLAME_S)
         self._lines = Pacing(_LINES_BURST)
         self.coordinates = Coordinates(chance)
         self.positions: dict[NodeId, Coordinate] = {}
@@ -145,6 +148,7 @@ class Gossip:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Drive the machines until cancelled."""
         self.view.no_dials()
+        self._dials = 0
         if not self._is_started:
             self._is_started = True
             self.swim.start(trio.current_time())
@@ -161,7 +165,7 @@ class Gossip:
             self._nursery = None
 
     def _deadline(self) -> float:
-        deadlines = [self.swim.deadline(), self.view.deadline()]
+        deadlines = [self.swim.deadline(), self.view.deadline() if self._dials < _DIALS_MAX else None]
         return min((deadline for deadline in deadlines if deadline is not None), default=float("inf"))
 
     def _turn(self) -> None:
@@ -170,8 +174,9 @@ class Gossip:
             self.datagrams.receive_nowait()
         now = trio.current_time()
         self._act(self.swim.tick(now))
-        for node_id in self.view.tick(now):
+        for node_id in self.view.tick(now, _DIALS_MAX - self._dials):
             if self._nursery is not None:
+                self._dials += 1
                 self._nursery.start_soon(self._dial, node_id)
         for node_id in list(self._owed):
             self._owed.discard(node_id)
@@ -297,12 +302,10 @@ class Gossip:
 
     def blame(self, node_id: NodeId, what: str, level: int = logging.WARNING) -> None:
         """Say in the log, by name, what a member does that an honest one hardly does; a flood is one line a minute."""
-        count = self._blame.note(node_id, what, trio.current_time())
         member = self.view.members.get(node_id)
         name = "" if member is None else f" {member.record.name}"
-        if count:
-            times = f" ({count:,} times since this was said)" if count > 1 else ""
-            log.log(level, "%s%s %s%s", node_id.short, name, what, times)
+        now = trio.current_time()
+        self._blame.log(log, level, (node_id, what), now, "%s%s %s", node_id.short, name, what)
 
     def _place(self, coordinate: Coordinate, node_id: NodeId, effects: list[Effect]) -> None:
         """A member has said where it is; if a round trip was measured with that, it moves this node."""
@@ -448,6 +451,13 @@ class Gossip:
         return [link for link in (self.pool.links.values() if self.pool else ()) if link.is_open]
 
     async def _dial(self, node_id: NodeId) -> None:
+        try:
+            await self._dial_member(node_id)
+        finally:
+            self._dials -= 1
+            self._wake.set()
+
+    async def _dial_member(self, node_id: NodeId) -> None:
         member = self.view.members.get(node_id)
         if self.pool is None or member is None:
             return
@@ -473,7 +483,6 @@ class Gossip:
         elif link is None or link.node_id != node_id:
             # Either another link stays, and has come or comes up by itself, or somebody else lives at that address now.
             self.view.dialed(node_id, now)
-        self._wake.set()
 
 
 def _tuning(config: Config) -> Tuning:

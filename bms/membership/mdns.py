@@ -11,7 +11,9 @@ network, within `_CLOSE_S`; it leaves no thread and no socket.
 
 What is announced is only a place to dial: identity is proven on the link. Anybody on the network can announce anything,
 without end: `ANNOUNCEMENTS_MAX` are kept, those not heard of for longest go, `_ASKING_MAX` are asked about at once, and
-how many are dialed is bounded by whoever dials them (candidates.py). zeroconf bounds what it keeps of packets.
+how many are dialed is bounded by whoever dials them (candidates.py). zeroconf bounds what it keeps of packets, but not
+what its browser schedules for each instance, for as long as the announcement says: after `_SCHEDULED_MAX` of that all
+ends with OSError, and whoever begins anew later has the memory back. Where nobody means harm that takes days.
 Everybody on the network can also see that there is a mesh, its id and where its nodes are.
 
 Absent: networks without IPv4 (addresses of IPv6 are announced, over IPv4), and service subtypes.
@@ -19,6 +21,7 @@ Absent: networks without IPv4 (addresses of IPv6 are announced, over IPv4), and 
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import logging
 import socket
@@ -34,7 +37,7 @@ from ..values import Address, NodeId
 if TYPE_CHECKING:
     import asyncio
 
-    from zeroconf import ServiceInfo, ServiceStateChange, Zeroconf
+    from zeroconf import RecordUpdate, RecordUpdateListener, ServiceInfo, ServiceStateChange, Zeroconf
     from zeroconf.asyncio import AsyncServiceInfo
 
 __all__ = ["ANNOUNCEMENTS_MAX", "SERVICE_TYPE", "Announced", "announceable", "browse_and_announce", "instance_of"]
@@ -47,6 +50,8 @@ ANNOUNCEMENTS_MAX = 64
 _ADDRESSES_MAX = 8
 _ASKING_MAX = 4
 _ASK_MS = 3000
+_SCHEDULED_MAX = 10_000
+_SAME_MS = 10_000  # zeroconf schedules nothing anew for a name whose time moves by less
 _CLOSE_S = 0.6
 
 Announced = dict[str, tuple[Address, ...]]
@@ -122,6 +127,31 @@ def _joinable(hosts: Sequence[str]) -> list[str]:
     return joined
 
 
+def _counting(on_full: Callable[[], None]) -> RecordUpdateListener:
+    """A listener that counts what a browser schedules, and tells when that is too much."""
+    from zeroconf import RecordUpdateListener
+
+    class Counting(RecordUpdateListener):
+        def __init__(self) -> None:
+            self.count = 0
+            self.due_ms: dict[str, float] = {}
+
+        def async_update_records(self, zc: Zeroconf, now: float, records: list[RecordUpdate]) -> None:
+            for update in records:
+                record = update.new
+                alias: str | None = getattr(record, "alias", None)  # that of a PTR: an instance
+                if alias is None or not record.name.lower().endswith(SERVICE_TYPE):
+                    continue
+                due_ms, before_ms = record.get_expiration_time(75), self.due_ms.get(alias)
+                if before_ms is None or abs(due_ms - before_ms) > _SAME_MS:
+                    self.count += 1
+                    self.due_ms[alias] = due_ms
+            if self.count > _SCHEDULED_MAX:
+                on_full()
+
+    return Counting()
+
+
 class _Responder:
     """One thread's work. `stop` and `ended` belong to Trio, the rest to the thread."""
 
@@ -147,6 +177,7 @@ class _Responder:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._stopping: asyncio.Event | None = None
         self._is_stopped = False
+        self._is_flooded = False
 
     # ------------------------------------------------------------------ of Trio
 
@@ -174,7 +205,9 @@ class _Responder:
         try:
             asyncio.run(self._serve())
         except (OSError, zeroconf.Error) as error:
-            self.error = error
+            self.error = error.with_traceback(None)  # whose frames hold all that was announced
+        if self._is_flooded:
+            gc.collect()  # it refers to itself, and would pile up from one attempt to the next
 
     async def _serve(self) -> None:
         import asyncio
@@ -183,6 +216,11 @@ class _Responder:
         from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
         stopping = asyncio.Event()
+
+        def stop() -> None:
+            self._is_flooded = True
+            stopping.set()
+
         with self._lock:
             if self._is_stopped:
                 return
@@ -192,14 +230,18 @@ class _Responder:
             try:
                 # The name is this node's alone, so nobody needs to be asked whether it is free.
                 sending = await responder.async_register_service(self._info(), cooperating_responders=True)
+                responder.zeroconf.async_add_listener(_counting(stop), None)
                 browser = AsyncServiceBrowser(responder.zeroconf, SERVICE_TYPE, handlers=[self._heard])
                 await stopping.wait()
                 await browser.async_cancel()
                 asyncio.ensure_future(sending).cancel()
+                if self._is_flooded:
+                    raise OSError(f"others have announced {_SCHEDULED_MAX:,} times; this begins anew later")
             finally:
                 for task in self._asking.values():
                     task.cancel()
                 await asyncio.wait([asyncio.ensure_future(responder.async_close())], timeout=_CLOSE_S)
+                responder.zeroconf.engine.close()  # the sockets, where time was up before; harmless otherwise
         finally:
             with self._lock:
                 self._loop = None

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from ..errors import RemoteProtocolError
 from ..security.signed import array_untrusted, bytes_untrusted, uint_untrusted
 from ..values import NodeId
-from ..wire.codec import decode_untrusted, encode
+from ..wire.codec import check_items_untrusted, decode_untrusted, encode
 from .claims import Ack, Claim, Delta, Digest, Get, Kind, Message, Nack, Ping, PingRequest, SyncAsk
 
 __all__ = ["Reader", "encode_packet", "parse_packet_untrusted"]
@@ -30,6 +30,8 @@ __all__ = ["Reader", "encode_packet", "parse_packet_untrusted"]
 ITEMS_MAX = 4096
 RANKS_MAX = 65_536
 COORDINATE_BYTES_MAX = 64
+_BYTES_PER_ITEM = 6
+"""An item takes more on average in any packet: in a digest, whose entries are the shortest, 7.6 bytes at least."""
 _FINGERPRINT_MAX = (1 << 64) - 1
 _BUDGET_MS_MAX = 600_000
 
@@ -97,6 +99,7 @@ def parse_packet_untrusted(payload: bytes, reader: Reader) -> tuple[list[Message
     messages: list[Message] = []
     coordinate = b""
     is_asked = False
+    check_items_untrusted(payload, _BYTES_PER_ITEM)
     for item in array_untrusted(decode_untrusted(payload), "packet", 0, ITEMS_MAX):
         fields = array_untrusted(item, "packet item", 1, 16)
         number = uint_untrusted(fields[0], "packet item number")

@@ -9,6 +9,9 @@ The failure detector (`swim`) decides who is there; this keeps the members' card
 News about where a member is, or that it is back, begin its pauses anew: `_EAGER_MAX` times, and once more in each
 `redial_interval_max_s`. So one that says so all the time, with anybody's address, does not have everybody dial there.
 
+Dials take time, and one member can list sixteen addresses that never answer: so many are under way at once as whoever
+dials has room for, and of those that are due the one that waits for longest is next.
+
 To avoid both sides dialing at once the lower NodeId dials first and the higher one waits a moment.
 """
 
@@ -146,10 +149,12 @@ class View:
 
     # ------------------------------------------------------------------ time
 
-    def tick(self, now: float) -> list[NodeId]:
-        """Whom to dial now; each is being dialed until `dialed` or `link_up`."""
-        found = []
-        while self._due and self._due[0][0] <= now:
+    def tick(self, now: float, room: int) -> list[NodeId]:
+        """Whom to dial now, those first that wait for longest, at most `room`; each is being dialed until `dialed` or
+        `link_up`.
+        """
+        found: list[NodeId] = []
+        while len(found) < room and self._due and self._due[0][0] <= now:
             at, node_id = heapq.heappop(self._due)
             member = self.members.get(node_id)
             if member is None or member.next_dial != at or member.linked or member.dialing:

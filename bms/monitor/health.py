@@ -4,7 +4,7 @@
     (a subsystem)   restarting after a crash                        the same, of one that the node cannot do without
     store                                                           its last commit failed
     disk            less than `DISK_LOW_BYTES` free                 less than `DISK_FULL_BYTES`
-    certificate     less than a tenth of its life left              expired
+    certificate     less than a tenth of its life left              expired, or not valid yet
     time            more than `CLOCK_OFF_S` from the mesh's median
     peers           others are known or expected, none is linked
     queues          one is more than `QUEUE_FULL` full
@@ -43,15 +43,16 @@ HANDLES_FULL = 0.9
 PATIENCE_S = 15.0
 """So long after its start a node may still be looking for others."""
 _LIFE_LEFT = 0.1
-_DAY_S = 86_400
+_HOUR_S, _DAY_S = 3600, 86_400
 
 
 @attrs.frozen(kw_only=True)
 class Facts:
     """What is known of the node now. Times in seconds; None: not known, or does not apply.
 
-    `certificate_life_s` is from its beginning to its end, of which `certificate_left_s` are left. `peers_known` counts
-    the members that should be there, `queues` how full each is (0 to 1), `lag_s` the longest wait for a turn lately.
+    `certificate_life_s` is from its beginning to its end, of which `certificate_left_s` are left by the wall clock, and
+    that is `clock_offset_s` behind the mesh's. `peers_known` counts the members that should be there, `queues` how full
+    each is (0 to 1), `lag_s` the longest wait for a turn lately.
     """
 
     subsystems: Mapping[str, Condition]
@@ -123,6 +124,9 @@ def _certificate(facts: Facts) -> Check:
     if left <= 0:
         why = f"expired {_days(-left)} ago: no new link can be made; have new files issued, or set this machine's clock"
         return Check("certificate", FAILING, why)
+    if left > facts.certificate_life_s:
+        why = f"not valid before {_days(left - facts.certificate_life_s)} from now: set this machine's clock"
+        return Check("certificate", FAILING, f"{why}; no new link can be made")
     if left < facts.certificate_life_s * _LIFE_LEFT:
         return Check("certificate", DEGRADED, f"expires in {_days(left)}, and no authority has renewed it")
     return Check("certificate", OK, f"valid for {_days(left)}")
@@ -131,14 +135,16 @@ def _certificate(facts: Facts) -> Check:
 def _days(seconds: float) -> str:
     if seconds >= 2 * _DAY_S:
         return f"{seconds / _DAY_S:.0f} days"
-    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} seconds"
+    return f"{seconds / _HOUR_S:.1f} hours" if seconds >= _HOUR_S else f"{seconds:.0f} seconds"
 
 
 def _time(facts: Facts) -> Check:
     offset = facts.clock_offset_s
     if abs(offset) > CLOCK_OFF_S:
         side = "behind" if offset > 0 else "ahead of"
-        return Check("time", DEGRADED, f"{abs(offset):.1f} s {side} the mesh's: set this machine's clock (NTP)")
+        much = f"{abs(offset):.1f} s" if abs(offset) < _HOUR_S else _days(abs(offset))
+        also = "; certificates go by it, so that links may be refused" if abs(offset) >= _HOUR_S else ""
+        return Check("time", DEGRADED, f"{much} {side} the mesh's: set this machine's clock (NTP){also}")
     return Check("time", OK, f"{offset * 1000:+.0f} ms from the mesh's median")
 
 

@@ -3,12 +3,14 @@
     every TICK_S            how late this task gets its turn (the scheduler's lag)
     every metrics_interval  a sample: rates since the one before, levels, latencies of what ended meanwhile; in the
                             first minutes more often (1, 2, 4, … s), so that a young node has a history, too
+    every RECENT_S          a sample of the same kind for the last ten minutes: who opens the dashboard sees at once
+                            how it went
     every PROBE_S, while    a write that changes nothing anybody reads: where nobody writes, nobody else would notice
     the store fails         that the disk has room again (and not before it has some)
 
-At most `SAMPLES_MAX` samples are kept, twelve hours by the default interval; they end with the life of the node. What
-is counted, others count where it happens; this reads. `rates` gives those since the last sample, for whoever asks
-between two.
+At most `SAMPLES_MAX` samples are kept, twelve hours by the default interval, and `RECENT_MAX` recent ones; they end
+with the life of the node. Each of the two rows has its own reading to compare with. What is counted, others count where
+it happens; this reads. `rates` gives those since the last sample, for whoever asks between two.
 """
 
 from __future__ import annotations
@@ -32,11 +34,13 @@ from .health import DISK_FULL_BYTES
 from .journal import Journal
 from .logs import RecentLogs, collecting
 
-__all__ = ["PEERS_MAX", "SAMPLES_MAX", "TICK_S", "Monitor", "quantiles", "touch"]
+__all__ = ["PEERS_MAX", "RECENT_MAX", "RECENT_S", "SAMPLES_MAX", "TICK_S", "Monitor", "quantiles", "touch"]
 
 TICK_S = 1.0
 PROBE_S = 5.0
 SAMPLES_MAX = 720
+RECENT_S = 5.0
+RECENT_MAX = 120
 PEERS_MAX = 64
 LOGS_MAX = 200
 _LATELY = 15
@@ -84,6 +88,7 @@ class Monitor:
         self.links: Callable[[], Iterable[Link]] = tuple
         self.logs = RecentLogs(LOGS_MAX)
         self.samples: deque[Sample] = deque(maxlen=SAMPLES_MAX)
+        self.recent: deque[Sample] = deque(maxlen=RECENT_MAX)
         self.journal = journal
         self._config = config
         self._counters = counters
@@ -108,6 +113,7 @@ class Monitor:
                 self._last = self._read()
                 nursery.start_soon(self._tick_forever)
                 nursery.start_soon(self._sample_forever)
+                nursery.start_soon(self._sample_recent_forever, self._last)
                 task_status.started()
 
     def reconfigure(self, config: Config) -> None:
@@ -152,26 +158,39 @@ class Monitor:
             wait_s = min(wait_s * 2, self._config.metrics_interval)
             self._sample()
 
+    async def _sample_recent_forever(self, last: _Reading) -> None:
+        while True:
+            await trio.sleep(RECENT_S)
+            now = self._read()
+            self.recent.append(self._sample_between(last, now))
+            last = now
+
     def _sample(self) -> None:
         last, now = self._last, self._read()
         assert last is not None
-        self._rates, self._last = _rates_between(last, now), now
+        sample = self._sample_between(last, now)
+        self._rates, self._last = sample.rates, now
+        self.samples.append(sample)
+
+    def _sample_between(self, last: _Reading, now: _Reading) -> Sample:
         reply, commit, lag = (
             after.since(before)
             for after, before in ((now.reply, last.reply), (now.commit, last.commit), (now.lag, last.lag))
         )
-        self.samples.append(
-            Sample(
-                time=self._wall_time(),
-                rates=self._rates,
-                connections=sum(1 for _ in self.links()),
-                rss_bytes=resources.rss_bytes(),
-                messages_waiting=self._topics.waiting(),
-                reply_p50_s=reply.quantile(0.5),
-                reply_p99_s=reply.quantile(0.99),
-                commit_p99_s=commit.quantile(0.99),
-                scheduler_lag_p99_s=lag.quantile(0.99),
-            )
+        links = list(self.links())
+        trips = sorted(link.rtt_s for link in links if link.is_open and link.rtt_s is not None)
+        return Sample(
+            time=self._wall_time(),
+            rates=_rates_between(last, now),
+            connections=len(links),
+            rss_bytes=resources.rss_bytes(),
+            messages_waiting=self._topics.waiting(),
+            reply_p50_s=reply.quantile(0.5),
+            reply_p99_s=reply.quantile(0.99),
+            commit_p99_s=commit.quantile(0.99),
+            scheduler_lag_p99_s=lag.quantile(0.99),
+            rtt_median_s=trips[len(trips) // 2] if trips else None,
+            rtt_most_s=trips[-1] if trips else None,
         )
 
     def _read(self) -> _Reading:

@@ -12,7 +12,8 @@ certificate, card and proof name one NodeId; and the proof, by the node's long-l
 hellos, so it cannot be moved to another channel, replayed, reflected or downgraded. The dialer counts as joined only
 after welcome: a TLS 1.3 client hears of its rejection only when it reads.
 
-Format: docs/reference/formats.md "Links". Until the end of the handshake frames are at most 16 KiB.
+Format: docs/reference/formats.md "Links". Until the end of the handshake frames are at most 16 KiB, and at most
+`_IGNORED_MAX` messages may be of types that are ignored.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ __all__ = ["DOMAIN", "VERSIONS", "DuplicateLinkError", "Introduction", "Peer", "
 DOMAIN = "bms-link-v1"
 VERSIONS = (1, 1)
 _HANDSHAKE_FRAME_BYTES_MAX = 16 * 1024
+_IGNORED_MAX = 16
 _NO_LEAF = bytes(32)
 _REASON_BYTES = 1000
 
@@ -88,6 +90,7 @@ class _Frames:
         self.reader = FrameReader(_HANDSHAKE_FRAME_BYTES_MAX)
         self.waiting: list[bytes] = []
         self._channel = channel
+        self._ignored = 0
 
     async def next(self) -> tuple[bytes, AnyMessage]:
         while True:
@@ -96,8 +99,11 @@ class _Frames:
                 message = parse_message_untrusted(payload)
                 if isinstance(message, Close):
                     raise close_error(message)
-                if message is None:
-                    continue  # of a type that may be ignored
+                if message is None:  # of a type that may be ignored
+                    self._ignored += 1
+                    if self._ignored > _IGNORED_MAX:
+                        raise RemoteProtocolError("the peer says everything but what belongs to the handshake")
+                    continue
                 return payload, message
             try:
                 data = await self._channel.receive_some()
@@ -179,46 +185,26 @@ async def shake_hands(
     or RemoteProtocolError (we did; the peer has been told why). The caller sets the deadline and closes the channel.
     """
     frames = _Frames(channel)
-    mine = encode_message(
-        Hello(
-            versions=list(VERSIONS),
-            mesh_id=me.identity.mesh_id,
-            nonce=token_bytes(32),
-            card=[me.identity.admission.signed, me.record.signed, me.record.details],
-            frame_bytes_max=me.frame_bytes_max,
-            time=now_ms,
-            lane=0,
-        )
-    )
+    mine = _hello(me, now_ms, token_bytes(32))
     try:
         if dialed:
             await _say(channel, frames, mine)
         theirs, hello = await frames.next()
         peer = _check_hello_untrusted(hello, me, trust, channel.peer_certificate)
-        leaf_der = channel.peer_certificate
-        spkis = (_NO_LEAF, _NO_LEAF) if leaf_der is None else (me.identity.leaf_spki, spki_sha256(leaf_der))
-        hellos = (mine, theirs)
-        if not dialed:
-            spkis, hellos = spkis[::-1], hellos[::-1]
-        my_role = 0 if dialed else 1
-        signature = me.identity.node_key.sign(DOMAIN, _transcript(my_role, spkis, hellos))
-        proof = encode_message(Proof(signature=signature))
+        my_words, their_words = _transcripts(me, channel.peer_certificate, mine, theirs, dialed=dialed)
+        proof = encode_message(Proof(signature=me.identity.node_key.sign(DOMAIN, my_words)))
         if not dialed:
             await _send(channel, mine, proof)
         _, answer = await frames.next()
         if not isinstance(answer, Proof):
             raise RemoteProtocolError(f"{type(answer).__name__} came where proof belongs")
-        if not keys.verify(peer.node_id.raw, DOMAIN, _transcript(1 - my_role, spkis, hellos), answer.signature):
+        if not keys.verify(peer.node_id.raw, DOMAIN, their_words, answer.signature):
             raise RemoteProtocolError("the proof does not belong to this channel and node", code=CloseCode.REFUSED)
         # A member, not a stranger any more: what it sends right behind its welcome may be as long as on a link.
         frames.reader.frame_bytes_max = max(me.frame_bytes_max, _HANDSHAKE_FRAME_BYTES_MAX)
         if dialed:
             await _say(channel, frames, proof)
-            _, welcome = await frames.next()
-            if not isinstance(welcome, Welcome) or welcome.version != peer.version:
-                raise RemoteProtocolError("the peer did not say welcome, or in another version than agreed")
-            if welcome.observed is not None:
-                peer = attrs.evolve(peer, observed=Address(*welcome.observed))
+            peer = _welcomed_untrusted(peer, (await frames.next())[1])
         else:
             decide(peer)
             observed = None if seen_as is None else [seen_as.host, seen_as.port]
@@ -227,6 +213,39 @@ async def shake_hands(
         await _send_farewell(channel, error)
         raise
     return peer, frames.reader, frames.waiting
+
+
+def _hello(me: Introduction, now_ms: int, nonce: bytes) -> bytes:
+    return encode_message(
+        Hello(
+            versions=list(VERSIONS),
+            mesh_id=me.identity.mesh_id,
+            nonce=nonce,
+            card=[me.identity.admission.signed, me.record.signed, me.record.details],
+            frame_bytes_max=me.frame_bytes_max,
+            time=now_ms,
+            lane=0,
+        )
+    )
+
+
+def _transcripts(
+    me: Introduction, leaf_der: bytes | None, mine: bytes, theirs: bytes, *, dialed: bool
+) -> tuple[bytes, bytes]:
+    """What this side's proof covers, and what the peer's does."""
+    spkis = (_NO_LEAF, _NO_LEAF) if leaf_der is None else (me.identity.leaf_spki, spki_sha256(leaf_der))
+    hellos = (mine, theirs)
+    if not dialed:
+        spkis, hellos = spkis[::-1], hellos[::-1]
+    as_dialer, as_listener = _transcript(0, spkis, hellos), _transcript(1, spkis, hellos)
+    return (as_dialer, as_listener) if dialed else (as_listener, as_dialer)
+
+
+def _welcomed_untrusted(peer: Peer, welcome: AnyMessage) -> Peer:
+    """The peer, with what its welcome says."""
+    if not isinstance(welcome, Welcome) or welcome.version != peer.version:
+        raise RemoteProtocolError("the peer did not say welcome, or in another version than agreed")
+    return peer if welcome.observed is None else attrs.evolve(peer, observed=Address(*welcome.observed))
 
 
 async def _send_farewell(channel: Channel, error: RemoteProtocolError) -> None:

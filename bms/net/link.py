@@ -11,14 +11,17 @@ waits for the application: handlers are plain functions that put work elsewhere.
 A link ends when its peer closes it, breaks the protocol, goes silent for `keepalive_timeout_s`, or when it is retired
 or closed here. Then every call under way raises DeliveryError: whether the peer acted on it is unknown.
 
-Counted for all links together: messages each way by type, how long replies took, and how long senders waited for room.
-RTT is smoothed as in RFC 6298 from pings, which also measure the difference of the two wall clocks (NTP's way, RFC 5905
-§8).
+Decoding and handling cannot be interrupted, and what a peer sends may cost more than it looks. So a link's reader that
+has kept the loop busy for `_TURN_S` rests for as long as it did: others have at least half of the time, however much
+comes. What it does not read meanwhile waits with its sender.
+
+Why a link ended stands in `reason` and `fault`; its owner logs it. Counted for all links together: messages each way by
+type, how long replies took, and how long senders waited for room. RTT is smoothed as in RFC 6298 from pings, which also
+measure the difference of the two wall clocks (NTP's way, RFC 5905 §8).
 """
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -54,8 +57,6 @@ from .tls import Channel
 
 __all__ = ["Handler", "Link"]
 
-log = logging.getLogger("bms.net")
-
 Handler = Callable[["Link", Any], None]
 
 _REPLIES = (Ok, Error, Response, SyncState, Ids, Entries, Chunks)
@@ -64,6 +65,8 @@ _LINGER_S = 1.0
 _FAREWELL_S = 0.1
 _REASON_BYTES = 1000
 _PROGRESS_BYTES = 512
+_TURN_S = 0.005
+_REST_S_MAX = 0.25
 _BULK_TYPES = range(32, 48)
 _TYPES = 128
 """Message types that links count one by one."""
@@ -97,6 +100,8 @@ class Link:
         self.since = trio.current_time()
         self.ended = trio.Event()
         self.reason = ""
+        self.fault: Exception | None = None
+        """What the peer did wrong if that ended it, or this program: then it is no RemoteProtocolError."""
         self.host = ""
         """Where the peer is as this side sees it, in digits, where a network knows that."""
         self.rtt_s: float | None = None
@@ -296,11 +301,15 @@ class Link:
 
     async def _read_forever(self) -> None:
         progress = 0
+        busy_s = 0.0
+        done = trio.current_time()
         while True:
             if self._waiting:
+                now = trio.current_time()
                 payloads, self._waiting = self._waiting, []
             else:
                 data = await self._channel.receive_some()
+                now = trio.current_time()
                 if not data:
                     self.end("the peer ended the connection")
                     return
@@ -308,7 +317,7 @@ class Link:
                 progress += len(data)
                 payloads = self._reader.feed(data)
             if payloads or progress >= _PROGRESS_BYTES:
-                self._heard_at = trio.current_time()
+                self._heard_at = now
                 progress = 0
             # Replies to all that came together go out together.
             self._is_corked = True
@@ -322,6 +331,17 @@ class Link:
                 self._is_corked = False
             if self._queued_bytes and not self._is_blocked:
                 self._flush_nowait()
+            # What was left to others since the last batch pays for as much.
+            busy_s -= now - done
+            if busy_s < 0.0:
+                busy_s = 0.0
+            done = trio.current_time()
+            busy_s += done - now
+            if busy_s > _TURN_S:
+                self._counters.add("net.rests")
+                await trio.sleep(min(busy_s, _REST_S_MAX))
+                busy_s = 0.0
+                done = trio.current_time()
 
     def _receive_untrusted(self, payload: bytes) -> None:
         message = parse_message_untrusted(payload)
@@ -405,7 +425,7 @@ class Link:
         """End because the peer broke the protocol."""
         if self.is_open:
             self._counters.add("net.protocol_errors")
-            log.warning("closing the link to %s: %s", self.node_id.short, error)
+            self.fault = error
         self.end(str(error), error.code)
 
     def finish(self, reason: str, code: int) -> None:
@@ -458,8 +478,8 @@ class Link:
             self.abort(error)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             self.end(f"the connection broke: {error}")
-        except Exception:
+        except Exception as error:
             # A bug of ours in a handler costs this link, not the node.
             self._counters.add("net.handler_crashes")
-            log.exception("a handler failed; closing the link to %s", self.node_id.short)
+            self.fault = error
             self.end("internal error", CloseCode.GOING_AWAY)

@@ -11,16 +11,18 @@ sides decide alike:
 
 A link that loses is retired: both sides still take in what comes on it, and calls under way may end. That holds for a
 new link, too, once the listener has welcomed the dialer: from then on either side may have sent what it will not send
-again. Bounds: `limits.handshakes_max` unfinished handshakes in
-all and a quarter of that from one host, so that a single host cannot fill them; `max_connections` links. What is beyond
-is closed at once and counted. A handshake has `limits.handshake_timeout_s` altogether, however slowly its bytes come.
+again. Bounds: `max_connections` links; `limits.handshakes_max` unfinished handshakes, and as many connections a second
+from one address (twice as many at once). Whoever comes faster is closed before TLS. Where there is no place, the oldest
+unfinished handshake of the address that has most gives way (`limits`): connections that are opened and left alone keep
+nobody out, and whoever means it has a second even while its own address floods. Links are out of reach of that. A
+handshake has `limits.handshake_timeout_s` altogether, however slowly its bytes come. Of what peers can cause, refusals
+and the comings and ends of links, the log has one line of a kind in ten seconds (`seldom`); counters count all of it.
 """
 
 from __future__ import annotations
 
 import logging
 import ssl
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 import attrs
@@ -29,8 +31,10 @@ import trio
 from ..config import Config
 from ..counters import OTHER, Counters
 from ..errors import MeshError, RefusedError, RemoteProtocolError, UnreachableError
+from ..limits import Gate, Rates, address_key
 from ..security.identity import Identity
 from ..security.trust import Trust
+from ..seldom import Seldom
 from ..values import Address, NodeId
 from ..wire.messages import CloseCode
 from ..world import World
@@ -45,6 +49,20 @@ log = logging.getLogger("bms.net")
 
 # OpenSSL: self-signed, self-signed in the chain, issuer not known, no chain. To a mesh, a certificate of another one.
 _FOREIGN = (18, 19, 20, 21)
+_SAID_S = 10.0
+
+
+@attrs.define(eq=False)
+class _Caller:
+    """Whoever has connected, until its handshake ends: a guest of the gate."""
+
+    address: str
+    idle_since: float
+    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
+
+    def evict(self) -> None:
+        """End the handshake."""
+        self.scope.cancel()
 
 
 class Pool:
@@ -80,8 +98,15 @@ class Pool:
         self._listening: set[trio.CancelScope] = set()
         self._all: dict[Link, None] = {}  # in the order they came up
         self._emptied = trio.Event()
-        self._handshakes: Counter[str] = Counter()
+        self._handshakes = Gate()
+        """The unfinished ones of those that connected."""
+        self._rates = Rates(lambda: self._config.limits.handshakes_max)
+        self._greeted = 0
+        """Handshakes of this node's own dials under way: the others may count it in before it has a link."""
+        self._all_greeted = trio.Event()
+        self._is_settling = False
         self._is_draining = False
+        self._seldom = Seldom(_SAID_S)
 
     # ------------------------------------------------------------------ life
 
@@ -90,7 +115,7 @@ class Pool:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
-                self._is_draining = False
+                self._is_settling = self._is_draining = False
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -111,7 +136,19 @@ class Pool:
 
     def refuse(self) -> None:
         """Dial and accept nothing from now on."""
-        self._is_draining = True
+        self._is_settling = self._is_draining = True
+
+    async def settle(self, seconds: float) -> None:
+        """Dial and accept nothing from now on, but let dials that have been answered become links, if that is soon.
+
+        Who was greeted there may count this node in already, and hears over the link that it leaves.
+        """
+        self._is_settling = True
+        with trio.move_on_after(seconds):
+            while self._greeted:
+                self._all_greeted = trio.Event()
+                await self._all_greeted.wait()
+        self.refuse()
 
     async def drain(self, deadline_s: float) -> None:
         """Let every link send what it has queued, say goodbye, and end; none is left after `deadline_s`."""
@@ -153,43 +190,62 @@ class Pool:
     async def serve(self, stream: trio.abc.Stream) -> None:
         """Be the listening side on `stream` until the link ends; never raises for what the peer did."""
         host = _host_of(stream)
-        limits = self._config.limits
         self._counters.add("net.connections_accepted")
-        if (
-            self._is_draining
-            or self._handshakes.total() >= limits.handshakes_max
-            or self._handshakes[host] >= max(4, limits.handshakes_max // 4)
-        ):
+        caller = self._admit_caller(host)
+        if caller is None:
             self._counters.add("net.connections_over_limit")
-            await trio.aclose_forcefully(stream)
+            if isinstance(stream, trio.SocketStream):
+                stream.socket.close()  # costs less: they may come by the thousand
+            else:
+                await trio.aclose_forcefully(stream)
             return
         try:
-            link = await self._shake(stream, host, dialed=False, seen_as=_address_of(stream))
+            link = await self._receive(stream, caller, host)
         except RemoteProtocolError as error:
             if error.code == CloseCode.DUPLICATE:
                 return  # both sides dialed; that happens
             self._counters.count("net.handshakes_refused", _code_name(error))
-            log.warning("refused a connection from %s: %s", host or "a stream", error)
+            kind: tuple[object, ...] = ("refused", error.code)
+            self._say(logging.WARNING, kind, "refused a connection from %s: %s", host or "a stream", error)
         except MeshError as error:
             self._counters.count("net.handshakes_failed", type(error).__name__)
-            log.info("a connection from %s did not become a link: %s", host or "a stream", error)
-        except Exception:
+            kind = ("failed", type(error).__name__)
+            # Who looks whether somebody listens (`bms doctor`, a load balancer) hangs up like that.
+            level = logging.DEBUG if isinstance(error.__cause__, ssl.SSLEOFError) else logging.INFO
+            self._say(level, kind, "no link with %s that connected: %s", host or "a stream", error)
+        except Exception as error:
             # A bug of ours costs this connection, not the node.
             self._counters.add("net.handler_crashes")
-            log.exception("serving a connection from %s failed", host or "a stream")
+            kind = ("crashed", type(error).__name__)
+            self._say(logging.ERROR, kind, "serving a connection from %s failed", host or "a stream", crash=error)
         else:
-            adopted = await self._adopt(link)
+            adopted = None if link is None else await self._adopt(link)
             if adopted is not None:
                 try:
                     await adopted.ended.wait()
                 finally:
                     adopted.end("cancelled", CloseCode.GOING_AWAY)
 
+    def _admit_caller(self, host: str) -> _Caller | None:
+        """Take in a connection, perhaps in the place of an older one; None if it is to be closed before TLS."""
+        caller, places = _Caller(address_key(host), trio.current_time()), self._config.limits.handshakes_max
+        if self._is_settling or not self._rates.spend(caller.address, caller.idle_since):
+            return None
+        return caller if self._handshakes.admit(caller, connections_max=places, per_address_max=places) else None
+
+    async def _receive(self, stream: trio.abc.Stream, caller: _Caller, host: str) -> Link | None:
+        """The link that one who connected gets; None if its handshake gave way. Raises as `_shake` does."""
+        try:
+            with caller.scope:
+                return await self._shake(stream, host, dialed=False, seen_as=_address_of(stream))
+        finally:
+            self._handshakes.leave(caller)
+        self._counters.add("net.connections_over_limit")
+        return None
+
     async def _shake(self, stream: trio.abc.Stream, host: str, *, dialed: bool, seen_as: Address | None = None) -> Link:
         """TLS and handshake under one deadline. Raises MeshError only; the stream is closed then."""
         channel: Channel | None = None
-        if not dialed:
-            self._handshakes[host] += 1
         began = trio.current_time()
         try:
             with trio.fail_after(self._config.limits.handshake_timeout_s):
@@ -212,7 +268,7 @@ class Pool:
                 )  # fmt: skip
                 link.host = host
                 # Again, since a listener's welcome took time: nothing waits between this and the registration.
-                self._admit(peer)
+                self._admit(peer, dialed=dialed)
                 channel = None  # the link owns it now
                 self._counters.observe("net.handshake_s", trio.current_time() - began)
                 return link
@@ -225,10 +281,6 @@ class Pool:
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise UnreachableError(f"the connection broke during the handshake: {error}") from error
         finally:
-            if not dialed:
-                self._handshakes[host] -= 1
-                if not self._handshakes[host]:
-                    del self._handshakes[host]
             if channel is not None:
                 await channel.aclose()
 
@@ -247,10 +299,10 @@ class Pool:
         if self._is_beaten(peer, dialed=False):
             raise RemoteProtocolError("another link to this node stays", code=CloseCode.DUPLICATE)
 
-    def _admit(self, peer: Peer) -> None:
+    def _admit(self, peer: Peer, *, dialed: bool = False) -> None:
         """Refuse a proven peer that may have no link."""
         old = self.link(peer.node_id)
-        if self._is_draining:
+        if self._is_draining or (self._is_settling and not dialed):
             raise RemoteProtocolError("this node is leaving", code=CloseCode.GOING_AWAY)
         if old is None:
             if len(self.links) >= self._config.max_connections:
@@ -278,17 +330,19 @@ class Pool:
             self.links[link.node_id] = link
         self._all[link] = None
         self._counters.add("net.links_opened")
-        log.info("link with %s %s", link.node_id.short, link.peer.record.name)
+        name = link.peer.record.name
+        self._say(logging.INFO, (link.node_id, "up"), "link with %s %s", link.node_id.short, name)
         self._tell(link, self._on_up, link)
         return old
 
     def _tell(self, link: Link, listener: Callable[..., None], *arguments: object) -> None:
         try:
             listener(*arguments)
-        except Exception:
+        except Exception as error:
             # A bug of ours costs this link, not the node; the link is served, so that it ends in order.
             self._counters.add("net.handler_crashes")
-            log.exception("closing the link to %s: its coming or going could not be told", link.node_id.short)
+            text = "closing the link to %s: its coming or going could not be told"
+            self._say(logging.ERROR, (link.node_id, "untold"), text, link.node_id.short, crash=error)
             link.end("internal error", CloseCode.GOING_AWAY)
 
     async def _serve_link(self, link: Link, old: Link | None) -> None:
@@ -315,9 +369,24 @@ class Pool:
             last = self.links.get(link.node_id) is link
             if last:
                 del self.links[link.node_id]
-            log.info("link with %s ended: %s", link.node_id.short, link.reason)
+            self._say_end(link)
             self._tell(link, self._on_down, link, last)
             link.ended.set()
+
+    def _say(
+        self, level: int, kind: tuple[object, ...], text: str, *arguments: object, crash: Exception | None = None
+    ) -> None:
+        self._seldom.log(log, level, kind, trio.current_time(), text, *arguments, error=crash)
+
+    def _say_end(self, link: Link) -> None:
+        short, fault = link.node_id.short, link.fault
+        if fault is None:
+            self._say(logging.INFO, (link.node_id, "down"), "link with %s ended: %s", short, link.reason)
+        elif isinstance(fault, RemoteProtocolError):
+            self._say(logging.WARNING, (link.node_id, "fault"), "closed the link to %s: %s", short, fault)
+        else:
+            text = "a handler failed; closed the link to %s"
+            self._say(logging.ERROR, (link.node_id, "crash"), text, short, crash=fault)
 
     async def _adopt(self, link: Link) -> Link | None:
         """Register a new link and serve it in the pool's nursery; None if this node stopped meanwhile."""
@@ -337,7 +406,7 @@ class Pool:
         Raises UnreachableError, RefusedError (either side's identity was refused), or RemoteProtocolError. Where a link
         to that node exists already and stays, that one is returned.
         """
-        if self._nursery is None or self._is_draining:
+        if self._nursery is None or self._is_settling:
             raise UnreachableError("this node is not running")
         self._counters.add("net.dials")
         try:
@@ -363,6 +432,7 @@ class Pool:
             raise UnreachableError(f"{address}: {_os_reason(error)}") from error
         except ValueError as error:  # UnicodeError among them: a host that IDNA cannot encode
             raise UnreachableError(f"{address} is no address: {error}") from error
+        self._greeted += 1
         try:
             return await self._shake(stream, _host_of(stream), dialed=True)
         except DuplicateLinkError:
@@ -371,6 +441,10 @@ class Pool:
             if error.code == CloseCode.DUPLICATE:
                 raise DuplicateLinkError(str(error)) from error
             raise
+        finally:
+            self._greeted -= 1
+            if not self._greeted:
+                self._all_greeted.set()
 
     async def dial_any(
         self, addresses: Iterable[Address], on_error: Callable[[MeshError], None] | None = None

@@ -7,8 +7,9 @@
 - A token is opaque: all that is known of it stands beside its SHA-256 in the store of the node that issued it, and it
   is good there alone. Whoever reads the store learns no token. 256 random bits need no slow hash.
 - The id is no secret: it names the token in listings, logs and `revoke`.
-- `allows` is the one rule of what a scope lets through; every route and stream asks it. Who may make tokens may not
-  make one that is allowed more than they are: `beyond` says by what it would be.
+- `allows` is the one rule of what a scope lets through; every route and stream asks it.
+- A token that was asked for with another one is its child: allowed no more (`beyond` says by what it would be), good no
+  longer, and ended with it. Otherwise whoever has stolen a token could keep what it allows by making another in time.
 
 Compared in constant time. Bearer tokens are those of RFC 6750; that they are opaque, and so can be ended at once, is
 the difference to RFC 7519. Deliberately absent: signatures, tokens that another node accepts, refresh.
@@ -35,10 +36,12 @@ __all__ = [
     "NAME_BYTES_MAX",
     "SCOPES",
     "TTL_MAX_S",
+    "TTL_S",
     "Claims",
     "StoredToken",
     "allows",
     "beyond",
+    "check_child",
     "check_scopes",
     "check_ttl",
     "digest",
@@ -48,12 +51,13 @@ __all__ = [
 ]
 
 SCOPES: dict[str, str] = {
-    "status:read": "statistics, health, metrics, reports",
+    "status:read": "statistics with the names of linked nodes and where others were sought, health, metrics, reports",
     "nodes:read": "the nodes, the topology, their events",
     "nodes:write": "connect to nodes, have nodes forgotten, set this node's tags",
     "data:read": "keys, values, their events",
     "data:write": "write and delete values, reconcile now",
-    "messages:read": "messages that pass to this node's program",
+    "messages:read": "messages that pass to this node's program, shown as they pass",
+    "messages:take": "take messages in the program's place: then they are delivered, and gone",
     "messages:write": "send and broadcast messages",
     "config:read": "the settings",
     "config:write": "change settings while the node runs",
@@ -65,7 +69,7 @@ SCOPES: dict[str, str] = {
 
 EVERYTHING = ("*",)
 NAME_BYTES_MAX = 64
-TTL_MAX_S = 3650 * 86_400.0
+TTL_S, TTL_MAX_S = 30 * 86_400.0, 3650 * 86_400.0
 
 _ACTIONS = sorted({scope.partition(":")[2] for scope in SCOPES})
 _SUBJECTS = list(dict.fromkeys(scope.partition(":")[0] for scope in SCOPES))
@@ -78,13 +82,14 @@ _ID_BYTES, _SECRET_BYTES = 8, 32
 
 @attrs.frozen
 class Claims:
-    """What a token says of its holder. Times are Unix seconds."""
+    """What a token says of its holder. Times are Unix seconds; `issuer` is the id of the token it is a child of."""
 
     token_id: str
     name: str
     scopes: tuple[str, ...]
     issued_at: float
     expires_at: float
+    issuer: str | None = None
 
 
 @attrs.frozen
@@ -137,16 +142,41 @@ def check_ttl(ttl_s: float) -> float:
     return float(ttl_s)
 
 
+def check_child(issuer: Claims, scopes: Iterable[str], expires_at: float) -> None:
+    """Go on if `issuer` has these scopes and lasts that long; RefusedError."""
+    more = beyond(issuer.scopes, scopes)
+    if more:
+        raise RefusedError(f"the token would be allowed more than the one that asks: {', '.join(more)}")
+    if expires_at > issuer.expires_at:
+        late_s = expires_at - issuer.expires_at
+        raise RefusedError(f"the token would end {late_s:.0f} s after the one that asks: less ttl_s, or none, will do")
+
+
 def make_token(
-    scopes: Iterable[str], ttl_s: float, name: str, *, now: float, token_bytes: Callable[[int], bytes]
+    scopes: Iterable[str],
+    ttl_s: float | None,
+    name: str,
+    *,
+    now: float,
+    token_bytes: Callable[[int], bytes],
+    issuer: Claims | None = None,
 ) -> tuple[str, StoredToken]:
-    """A new token, and what is kept of it. LocalProtocolError for a scope, time or name that cannot be."""
+    """A new token, and what is kept of it; `issuer`: of which it is a child.
+
+    Without `ttl_s` it is good for `TTL_S`, or as long as its issuer. LocalProtocolError for a scope, time or name that
+    cannot be, RefusedError for one that the issuer has not.
+    """
     with built():
         label_untrusted(name, "the name of a token", NAME_BYTES_MAX)
-    ttl_s = check_ttl(ttl_s)
+    scopes, expires_at = check_scopes(scopes), now + check_ttl(TTL_S if ttl_s is None else ttl_s)
+    if issuer is not None:
+        if ttl_s is None:
+            expires_at = min(expires_at, issuer.expires_at)
+        check_child(issuer, scopes, expires_at)
     token_id = token_bytes(_ID_BYTES).hex()
     token = f"bms_{token_id}_{_secret(token_bytes)}"
-    return token, StoredToken(Claims(token_id, name, check_scopes(scopes), now, now + ttl_s), digest(token))
+    claims = Claims(token_id, name, scopes, now, expires_at, None if issuer is None else issuer.token_id)
+    return token, StoredToken(claims, digest(token))
 
 
 def make_code(token_bytes: Callable[[int], bytes]) -> str:

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from .. import roster
+from ..clock import SteadyTime
 from ..config import Config
 from ..counters import Counters
 from ..data.entries import Entries
@@ -34,6 +35,7 @@ class Core:
     counters: Counters
     _config: Config
     _world: World
+    _time: SteadyTime
     _database: Database
     _identity: Identity
     _trust: Trust
@@ -59,6 +61,10 @@ class Core:
     def now(self) -> float:
         """The time by this node's clock, Unix seconds."""
         return self._world.wall_time()
+
+    def _behind_s(self) -> float:
+        """How far the mesh's clock is ahead of what this machine's shows."""
+        return self._entries.clock.offset_ms / 1000 - self._time.ahead_s
 
     def _running(self) -> Life:
         if self._life is None:

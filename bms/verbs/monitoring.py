@@ -8,19 +8,31 @@ from __future__ import annotations
 
 import math
 
+import attrs
+
 from ..counters import Histogram
 from ..errors import LimitError, LocalProtocolError
 from ..monitor import health, performance
 from ..monitor.kinds import message_kinds, refusals
 from ..monitor.resources import version
 from ..monitor.sampling import quantiles
-from ..reports import Check, ErrorRecord, Health, Performance, Sample, SlowOperation, Stats
+from ..reports import Check, ErrorRecord, Health, PeerStats, Performance, Sample, SlowOperation, Stats
 from ..values import NodeState
 from .data import DataVerbs
 
 __all__ = ["MonitoringVerbs"]
 
 _MEASURE_S_MAX = 60.0
+
+
+def _beside(peers: tuple[PeerStats, ...], ahead_s: float) -> tuple[PeerStats, ...]:
+    """The links, with their clocks beside a wall clock that is `ahead_s` of what they were compared with."""
+    if not ahead_s:
+        return peers
+    return tuple(
+        peer if peer.clock_offset_s is None else attrs.evolve(peer, clock_offset_s=peer.clock_offset_s - ahead_s)
+        for peer in peers
+    )
 
 
 class MonitoringVerbs(DataVerbs):
@@ -50,9 +62,9 @@ class MonitoringVerbs(DataVerbs):
             rates=monitor.rates(),
             queues=monitor.queues(),
             latencies={name: quantiles(histogram) for name, histogram in monitor.histograms().items()},
-            peers=monitor.peers(),
+            peers=_beside(monitor.peers(), self._time.ahead_s),
             store=monitor.store(),
-            clock_offset_s=self._entries.clock.offset_ms / 1000,
+            clock_offset_s=self._behind_s(),
             refusals=refusals(self.counters),
             errors={labels[0]: count for labels, count in self.counters.labelled("monitor.errors").items()},
             resources=monitor.resources(),
@@ -64,7 +76,7 @@ class MonitoringVerbs(DataVerbs):
         if life is None:
             return Health(health.FAILING, (Check("node", health.FAILING, "it is not running"),))
         resources, queues = life.monitor.resources(), life.monitor.queues()
-        now = self._world.wall_time()
+        now = self._time.wall()  # as OpenSSL, which goes by nothing else
         facts = health.Facts(
             subsystems=life.health(),
             uptime_s=self._world.monotonic() - life.started_at,
@@ -72,7 +84,7 @@ class MonitoringVerbs(DataVerbs):
             disk_free_bytes=resources.disk_free_bytes,
             certificate_left_s=self._identity.not_after - now,
             certificate_life_s=self._identity.not_after - self._identity.not_before,
-            clock_offset_s=self._entries.clock.offset_ms / 1000,
+            clock_offset_s=self._behind_s(),
             peers_linked=len(life.links()),
             peers_known=life.swim.present,
             expects_peers=life.expects_peers(),
@@ -87,9 +99,13 @@ class MonitoringVerbs(DataVerbs):
         )
         return health.judge(facts)
 
-    def history(self) -> tuple[Sample, ...]:
-        """Samples of this life, oldest first, one every `metrics_interval` and more in the first minutes."""
-        return tuple(self._running().monitor.samples)
+    def history(self, *, recent: bool = False) -> tuple[Sample, ...]:
+        """Samples of this life, oldest first, one every `metrics_interval` and more in the first minutes.
+
+        `recent`: those of the last ten minutes, one every 5 s.
+        """
+        monitor = self._running().monitor
+        return tuple(monitor.recent if recent else monitor.samples)
 
     def histograms(self) -> dict[str, Histogram]:
         """All histograms as they are now; empty while it is not running."""
@@ -132,10 +148,17 @@ class MonitoringVerbs(DataVerbs):
         finally:
             self._is_measuring = False
 
-    def generate_report(self, format: str = "html", *, with_log: bool = True) -> str:  # noqa: A002 - the promised name
+    def generate_report(
+        self,
+        format: str = "html",  # noqa: A002 - the promised name
+        *,
+        with_log: bool = True,
+        with_nodes: bool = True,
+    ) -> str:
         """All of this as one document: "html" (a page with plots that needs nothing else), "json" or "text".
 
-        `with_log`: with the last records of the log, for those who may read them.
+        `with_log`: with what the log says: its last records, the errors that were reported, what slow operations were
+        about. `with_nodes`: with the nodes, their addresses and tags. Both are for those who may read these elsewhere.
         """
         from ..monitor import report  # what nobody asks for need not be loaded
 
@@ -151,10 +174,10 @@ class MonitoringVerbs(DataVerbs):
                 time=self._world.wall_time(),
                 stats=self.collect_stats(),
                 health=self.check_health(),
-                nodes=tuple(self._all_nodes()),
+                nodes=tuple(self._all_nodes()) if with_nodes else (),
                 history=tuple(monitor.samples),
-                slow=tuple(self._journal.slow),
-                errors=tuple(self._journal.errors),
+                slow=tuple(slow if with_log else attrs.evolve(slow, facts={}) for slow in self._journal.slow),
+                errors=tuple(self._journal.errors) if with_log else (),
                 logs=tuple(monitor.logs.newest(100)) if with_log else (),
             ),
             format,

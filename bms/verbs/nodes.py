@@ -11,7 +11,7 @@ from contextlib import AbstractAsyncContextManager
 import trio
 
 from .. import roster
-from ..data.replication import SyncReport
+from ..data.replication import LastSync, SyncReport
 from ..errors import LocalProtocolError, NotFoundError
 from ..membership.watching import NodeWatch
 from ..neighbours import TopologyLink
@@ -122,6 +122,11 @@ class NodeVerbs(Core):
         """When this node has last been reconciled with another in this life, Unix seconds."""
         at = None if self._life is None else self._life.replication.synced_at
         return None if at is None else self._world.wall_time() - (trio.current_time() - at)
+
+    def last_syncs(self) -> tuple[LastSync, ...]:
+        """How the last reconciliation with each linked peer went; those that had none yet are left out."""
+        life, now = self._running(), self._world.wall_time() - trio.current_time()
+        return tuple(LastSync(now + at, outcome) for at, outcome in life.replication.last_syncs())
 
     async def sync_with_peers(self, peers: Iterable[str] | None = None) -> SyncReport:
         """Reconcile the store with `peers` (all linked ones: None) now; per peer what it took.

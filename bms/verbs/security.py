@@ -1,7 +1,7 @@
 """The verbs about security: tokens of the HTTP interface, and login codes.
 
     issue_token    on disk (its SHA-256) when it is returned; good at this node until it expires or is revoked
-    revoke         ends it at once, here and on disk
+    revoke         ends it and its children at once, here and on disk
     issue_login    a code, in memory, good once and for a minute: a link that opens the dashboard
     redeem_login   the code for a token
 
@@ -44,7 +44,14 @@ _STEPS = (
     CREATE TABLE tokens(id TEXT PRIMARY KEY, digest BLOB NOT NULL, name TEXT NOT NULL, scopes TEXT NOT NULL,
         issued_at REAL NOT NULL, expires_at REAL NOT NULL);
     """,
+    "ALTER TABLE tokens ADD COLUMN issuer TEXT;",
 )
+
+_REMOVE = """
+    WITH RECURSIVE ended(id) AS (
+        SELECT ? UNION SELECT tokens.id FROM tokens JOIN ended ON tokens.issuer = ended.id
+    ) DELETE FROM tokens WHERE id IN (SELECT id FROM ended)
+"""
 
 
 class TokenTable:
@@ -54,11 +61,12 @@ class TokenTable:
         database.prepare("tokens", _STEPS)
         self._database = database
         self._held: dict[str, StoredToken] = {}
-        for token_id, kept, name, scopes, issued_at, expires_at in database.read(
-            "SELECT id, digest, name, scopes, issued_at, expires_at FROM tokens WHERE expires_at>? ORDER BY issued_at",
+        for token_id, kept, name, scopes, issued_at, expires_at, issuer in database.read(
+            "SELECT id, digest, name, scopes, issued_at, expires_at, issuer FROM tokens WHERE expires_at>? "
+            "ORDER BY issued_at",
             (now,),
         ):
-            claims = Claims(token_id, name, tuple(json.loads(scopes)), issued_at, expires_at)
+            claims = Claims(token_id, name, tuple(json.loads(scopes)), issued_at, expires_at, issuer)
             self._held[token_id] = StoredToken(claims, kept)
 
     def get(self, token_id: str | None) -> StoredToken | None:
@@ -70,25 +78,32 @@ class TokenTable:
         return [stored.claims for stored in self._held.values() if now < stored.claims.expires_at]
 
     async def add(self, stored: StoredToken, now: float) -> None:
-        """Keep one, on disk when this returns. LimitError beyond `TOKENS_MAX`, StoreError; it is not kept then.
+        """Keep one, on disk when this returns. LimitError beyond `TOKENS_MAX`, RefusedError if its issuer has ended
+        meanwhile, StoreError; it is not kept then.
 
         Cancelled, it may be listed after the node's next start, although nobody has it.
         """
         claims = stored.claims
         row = (
             *(claims.token_id, stored.digest, claims.name, json.dumps(claims.scopes)),
-            *(claims.issued_at, claims.expires_at),
+            *(claims.issued_at, claims.expires_at, claims.issuer),
         )
+        orphaned = RefusedError("the token that asks has ended, or is not on disk")
 
         def operation(connection: apsw.Connection) -> None:
             connection.execute("DELETE FROM tokens WHERE expires_at<=?", (now,))
             if connection.execute("SELECT count(*) FROM tokens").get >= TOKENS_MAX:
                 raise LimitError(f"{TOKENS_MAX} tokens are in force at this node: revoke some, or let them expire")
-            connection.execute("INSERT INTO tokens VALUES(?,?,?,?,?,?)", row)
+            issuer = (claims.issuer,)
+            if claims.issuer and not connection.execute("SELECT count(*) FROM tokens WHERE id=?", issuer).get:
+                raise orphaned
+            connection.execute("INSERT INTO tokens VALUES(?,?,?,?,?,?,?)", row)
 
         if len(self.all(now)) >= TOKENS_MAX:
             raise LimitError(f"{TOKENS_MAX} tokens are in force at this node: revoke some, or let them expire")
         await self._database.write(operation)
+        if claims.issuer and claims.issuer not in self._held:
+            raise orphaned  # what removes it on disk stands behind this in the queue, and takes its children along
         self.hold(stored, now)
 
     def hold(self, stored: StoredToken, now: float) -> None:
@@ -98,10 +113,15 @@ class TokenTable:
         self._held[stored.claims.token_id] = stored
 
     async def remove(self, token_id: str) -> None:
-        """End one: at once, and on disk when this returns. NotFoundError if there is none."""
-        if self._held.pop(token_id, None) is None:
+        """End one and its children: at once, and on disk when this returns. NotFoundError if there is none."""
+        if token_id not in self._held:
             raise NotFoundError(f"there is no token {token_id!r:.80} at this node")
-        await self._database.write(lambda connection: connection.execute("DELETE FROM tokens WHERE id=?", (token_id,)))
+        ended = {token_id}
+        while ended:
+            for one in ended:
+                del self._held[one]
+            ended = {one for one, stored in self._held.items() if stored.claims.issuer in ended}
+        await self._database.write(lambda connection: connection.execute(_REMOVE, (token_id,)))
 
 
 @attrs.frozen
@@ -116,14 +136,18 @@ class SecurityVerbs(Core):
     _tokens: TokenTable
     _logins: dict[bytes, _Login]
 
-    async def issue_token(self, scopes: Iterable[str], ttl_s: float = 30 * _DAY_S, name: str = "") -> str:
+    async def issue_token(
+        self, scopes: Iterable[str], ttl_s: float | None = None, name: str = "", *, issuer: Claims | None = None
+    ) -> str:
         """A new token for the HTTP interface of this node, on disk as a hash when it is returned, never shown again.
 
-        `scopes` are those of docs/how-to/tokens.md, "data:*", "*:read" or "*"; `ttl_s` seconds until it ends. Raises
-        LocalProtocolError (no such scope), LimitError (1,000 are in force), StoreError; no token was made then.
+        `scopes` are those of docs/how-to/tokens.md, "data:*", "*:read" or "*"; `ttl_s` seconds until it ends (None: 30
+        days). With `issuer`, what `verify_token` says of the token that asks, it has no scope beyond that one's, ends
+        no later (None: as late as may be), and is ended with it. Raises LocalProtocolError (no such scope),
+        RefusedError (more than the issuer has), LimitError (1,000 are in force), StoreError; no token was made then.
         """
         table, now = self._token_table(), self._world.wall_time()
-        token, stored = make_token(scopes, ttl_s, name, now=now, token_bytes=self._world.token_bytes)
+        token, stored = make_token(scopes, ttl_s, name, now=now, token_bytes=self._world.token_bytes, issuer=issuer)
         await table.add(stored, now)
         return token
 
@@ -139,9 +163,10 @@ class SecurityVerbs(Core):
         return self._token_table().all(self._world.wall_time())
 
     async def revoke(self, token_id: str) -> None:
-        """End a token, by its id: at once, on open streams too. NotFoundError if there is none.
+        """End a token, by its id, and those that were issued with it: at once, on open streams too.
 
-        StoreError: it has ended, but is good again when this node is started again. Revoke it again then.
+        NotFoundError if there is none. StoreError: it has ended, but is good again when this node is started again.
+        Revoke it again then.
         """
         await self._token_table().remove(token_id)
 

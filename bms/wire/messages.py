@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Literal, TypeAlias, get_args, get_type_hints, 
 import attrs
 
 from ..errors import LocalProtocolError, RemoteProtocolError
-from .codec import UINT_MAX, decode_fields_untrusted, encode_fields
+from .codec import UINT_MAX, check_items_untrusted, decode_fields_untrusted, encode_fields
 from .fields import (
     Admissions,
     Batches,
@@ -89,6 +89,9 @@ __all__ = [
 ]
 
 IGNORABLE_TYPE_MIN = 128
+
+_BYTES_PER_ITEM = 16
+"""Of what nodes say to each other an item takes more on average: half as much again where lists of entries are full."""
 
 
 class CloseCode(enum.IntEnum):
@@ -474,6 +477,8 @@ def parse_message_untrusted(payload: bytes, *, local: bool = False) -> AnyMessag
 
     `local` lets the messages of the control socket in as well. Raises `RemoteProtocolError` for everything else.
     """
+    if not local:
+        check_items_untrusted(payload, _BYTES_PER_ITEM)
     items = decode_fields_untrusted(payload)
     if len(items) < 2:
         raise RemoteProtocolError("a message has a type and an id")

@@ -160,7 +160,8 @@ def test_in_a_pipe_there_is_a_line_a_phase_and_a_table(demo: Demo, tree: Path, p
     titles = ("find", "start 3", "store", "replicate", "verify every", "kill n3", "n3 restarts", "verify everything")
     for line, title in zip(lines, titles, strict=False):
         assert f" s  {title}" in line
-    assert re.search(r"; dashboard, while this runs: http://127\.0\.0\.1:\d+/#login=\S+$", lines[1])
+    assert re.search(r"; dashboard, while this runs: BMS_HOME=\S+ bms dashboard --node n1$", lines[1])
+    assert "login" not in out  # a pipe may end in a log
     header = next(number for number, line in enumerate(lines) if line.startswith("NODE"))
     assert [line.split()[0] for line in lines[header + 1 : header + 4]] == ["n1", "n2", "n3"]
     assert "byte for byte" in lines[-1]
@@ -198,18 +199,29 @@ def test_interrupted_before_it_has_begun_it_leaves_nothing(demo: Demo, tree: Pat
     process = demo(tree)
     time.sleep(moment_s)
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=DEADLINE_S)
-    assert process.returncode == -signal.SIGINT
+    _, err = process.communicate(timeout=DEADLINE_S)
+    # Python itself, interrupted in its first milliseconds, says so and ends with 1: nothing of ours has run by then.
+    is_pythons = err.startswith(("Could not import runpy module", "Fatal Python error: init_import_site"))
+    assert process.returncode == (1 if is_pythons else -signal.SIGINT)
     assert list(place.iterdir()) == []
     assert processes_of(place) == []
 
 
-def test_killed_outright_its_nodes_end_by_themselves(demo: Demo, tree: Path, place: Path) -> None:
-    process = demo(tree)
+def test_killed_outright_its_nodes_end_by_themselves_and_the_next_one_removes_their_files(
+    demo: Demo, tree: Path, place: Path
+) -> None:
+    process = demo(tree, "--stay")  # there are five some time, however long nobody looks
     wait_for(lambda: len(processes_of(place)) == 5)
     process.kill()
     process.communicate(timeout=DEADLINE_S)
     wait_for(lambda: not processes_of(place))
+    (left,) = place.iterdir()
+    others = [place / "bms-demo-mine", place / "bms-demo-file", place / "bms-demo-link"]
+    others[0].mkdir(0o700)
+    others[1].touch(0o600)
+    others[2].symlink_to(left)
+    outcome(demo(tree, "-o", "json", "--nodes", "3"))
+    assert sorted(place.iterdir()) == sorted(others)  # the next has removed what the killed one left, and nothing else
 
 
 def test_a_path_that_is_not_there_is_one_line_that_says_so(demo: Demo, tmp_path: Path, place: Path) -> None:
@@ -257,7 +269,7 @@ def test_files_that_change_meanwhile_are_compared_as_they_were_stored(demo: Demo
         time.sleep(0.005)
     found = outcome(process)
     assert found["equal"] is True
-    assert found["changed_meanwhile"] >= 10
+    assert found["changed_meanwhile"] >= 1  # how many is up to whoever gets the processor
 
 
 def test_kept_nodes_outlive_it_and_end_when_their_holder_is_killed(demo: Demo, tree: Path, place: Path) -> None:

@@ -39,9 +39,10 @@ def report() -> str:
             await two.start(nursery)
             await until(lambda: one.is_connected(two.node_id))
             one.log_error(ValueError("<script>alert(1)</script>" + "x" * 400), topic="y" * 200)
-            while len(one.history()) < 4:
-                await one.send_message(two.node_id, b"x", "t")
-                await one.store_data("k", b"v")
+            with trio.fail_after(60):
+                while len(one.history()) < 4:
+                    await one.send_message(two.node_id, b"x", "t")
+                    await one.store_data("k", b"v")
             text: str = one.generate_report()
             await two.shutdown()
         return text

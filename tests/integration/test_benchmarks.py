@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,7 +87,8 @@ def outputs() -> Iterator[dict[str, tuple[int, str, str]]]:
 def test_a_measurement_prints_one_table_as_json(name: str, outputs: dict[str, tuple[int, str, str]]) -> None:
     status, errors, output = outputs[name]
     assert status == 0, errors
-    assert errors == ""
+    # Nodes log what took them long, as it does on a machine that stands still. Nothing else may be said.
+    assert [line for line in errors.splitlines() if not re.match(r"\w+ took \d", line)] == []
     found: dict[str, Any] = json.loads(output)
     assert found["benchmark"] == name
     assert found["quick"] is True

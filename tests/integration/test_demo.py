@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import trio
 
 import bms
-from bms.cli.demo_fleet import Member
+from bms.cli.demo_fleet import Fleet, Member
 from bms.cli.demo_proof import Content, Proof, draw
 from bms.cli.demo_report import PROBLEMS_MAX, NodeRow, Phase, Report
 from bms.cli.demo_tree import read_file, scan
@@ -120,3 +121,17 @@ def test_listing_one_file_gives_its_name_as_the_key(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     tree = scan(tmp_path / "file", LIMIT)
     assert [(file.key, file.size) for file in tree.files] == [(b"file", 1)]
+
+
+def test_a_demonstration_leaves_another_ones_files_alone_while_it_runs_and_where_they_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    at_work, kept = Fleet(0), Fleet(0)
+    holder = kept.keep()
+    kept.close(keep=True)
+    os.waitpid(holder, 0)  # it has ended: there are no nodes whose leash it would hold
+    assert Fleet(0).close() is None
+    assert sorted(tmp_path.iterdir()) == sorted([at_work.folder, kept.folder])
+    assert at_work.close() is None
+    assert list(tmp_path.iterdir()) == [kept.folder]

@@ -143,7 +143,7 @@ async def test_writes_deletions_and_expiry_of_any_node_are_told_by_each() -> Non
                 await second.delete_data(b"\xffyours")
                 event = await socket.find("data", deleted=True)
                 assert (event["author"], event["size"]) == (second.node_id, 0)
-                version = await second.store_data("short", b"x", ttl_s=0.3)
+                version = await second.store_data("short", b"x", ttl_s=3.0)  # it is told before it expires
                 assert (await socket.find("data", key="short"))["deleted"] is False
                 event = await socket.find("data", key="short")
                 assert (event["deleted"], event["version"]) == (True, version)
@@ -184,10 +184,10 @@ async def test_messages_to_the_program_are_shown_whoever_takes_them() -> None:
                 assert event["body"] == "x" * feed_module.BODY_BYTES_MAX
 
 
-async def test_a_client_that_names_topics_is_a_subscriber_of_them() -> None:
+async def test_a_client_that_takes_topics_is_a_subscriber_of_them() -> None:
     async with open_node() as mesh:
         await mesh.send_message(mesh.node_id, b"early", "a")
-        async with follow(mesh, "types=message&topics=a,b") as socket:
+        async with follow(mesh, "types=message&topics=a,b&take=true") as socket:
             assert (await socket.next())["body"] == "early", "it was held for the first who comes"
             assert mesh.collect_stats().messages_waiting == 0
             await mesh.send_message(mesh.node_id, b"other", "c")
@@ -196,6 +196,32 @@ async def test_a_client_that_names_topics_is_a_subscriber_of_them() -> None:
         await until(lambda: mesh._web.context.mesh._topics._attended == {})  # type: ignore[union-attr]
         await mesh.send_message(mesh.node_id, b"held again", "a")
         assert mesh.collect_stats().messages_waiting == 2
+
+
+@pytest.mark.parametrize("query", ["types=message&topics=a", "types=message&topics=a&take=false", "types=message"])
+@pytest.mark.parametrize("scope", ["messages:read", "*:read", "*"])
+async def test_reading_takes_no_message_away(query: str, scope: str) -> None:
+    async with open_node() as mesh:
+        await mesh.send_message(mesh.node_id, b"early", "a")
+        async with follow(mesh, query, scopes=(scope,)) as socket:
+            await mesh.send_message(mesh.node_id, b"late", "a")
+            event = await socket.next()
+            assert (event["body"], event["held"]) == ("late", True)
+            assert mesh.collect_stats().messages_waiting == 2
+        async with mesh.subscribe("a") as messages:
+            assert [(await messages.__anext__()).body for _ in range(2)] == [b"early", b"late"]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("scopes", [["messages:read"], ["*:read"], ["messages:read", "messages:write"]])
+async def test_taking_messages_needs_a_scope_of_its_own(scopes: list[str]) -> None:
+    async with open_node() as mesh:
+        await mesh.send_message(mesh.node_id, b"precious", "a")
+        headers = {"Authorization": f"Bearer {await mesh.issue_token(scopes)}"}
+        async with httpx.AsyncClient() as http:
+            url = f"{mesh.http_url}/api/v1/events/stream?types=message&topics=a&take=true"
+            answer = await http.get(url, headers=headers)
+        assert (answer.status_code, "messages:take" in answer.json()["detail"]) == (403, True)
+        assert mesh.collect_stats().messages_waiting == 1
 
 
 async def test_a_message_that_waits_is_shown_as_held_and_again_when_it_is_taken() -> None:
@@ -417,6 +443,7 @@ async def test_a_request_without_a_valid_token_is_refused_before_it_becomes_a_st
 @pytest.mark.parametrize(
     "query",
     ["types=nodes", "types=data,", "tipes=data", "since=nonsense", "types=data&types=node", "types=data&topics=a",
+     "take=true", "topics=a&take=yes",
      "topics=" + ",".join(map(str, range(100))), "types=%zz"],
 )  # fmt: skip
 async def test_a_query_that_cannot_be_meant_is_an_error(query: str) -> None:

@@ -28,7 +28,8 @@ from hostile import (
 )
 
 from bms.messaging.window import WINDOW
-from bms.security.records import LEFT
+from bms.security.records import LEFT, TCP
+from bms.values import Address
 from bms.wire.framing import frame
 from bms.wire.messages import (
     Broadcast,
@@ -49,7 +50,9 @@ from bms.wire.messages import (
     Response,
     Sync,
     Welcome,
+    encode_message,
 )  # fmt: skip
+from bms.world import SystemNetwork, World
 from helpers import make_authority, make_identity, make_record, open_party, until
 
 MIB = 2**20
@@ -108,6 +111,11 @@ BAD_FRAMES: dict[str, tuple[bytes, CloseCode]] = {
     "a negative type": (frame(b"\x82\x20\x00"), CloseCode.PROTOCOL_ERROR),
     "a type that is no number": (frame(b"\x82\x61a\x00"), CloseCode.PROTOCOL_ERROR),
     "a field missing": (frame(b"\x82\x18\x40\x01"), CloseCode.PROTOCOL_ERROR),
+    "a million items": (frame(b"\x83\x18\xff\x00\x9a\x00\x0f\xff\x00" + b"\x80" * 0xFFF00), CloseCode.PROTOCOL_ERROR),
+    "a million items in a packet": (
+        frame(encode_message(Packet(b"\x9a\x00\x0f\xff\x00" + b"\x80" * 0xFFF00))),
+        CloseCode.PROTOCOL_ERROR,
+    ),
     "a field of another kind": (frame(b"\x83\x18\x40\x01\x61a"), CloseCode.PROTOCOL_ERROR),
 }
 
@@ -328,6 +336,47 @@ async def test_a_member_that_takes_only_small_frames_stops_nothing_for_others(tm
             async for message in news:
                 assert len(message.body) == 100_000  # type: ignore[union-attr]
                 break
+
+
+class Dark(SystemNetwork):
+    """Nobody answers in 192.0.2.0/24; counts the dials there that are under way, and where they went."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self.tried: list[Address] = []
+
+    async def dial(self, address: Address) -> trio.SocketStream:
+        if not address.host.startswith("192.0.2."):
+            return await super().dial(address)
+        self.tried.append(address)
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.now -= 1
+        raise AssertionError
+
+
+async def test_a_crowd_that_answers_nowhere_is_dialed_a_bounded_number_at_a_time_and_in_turn(tmp_path: Path) -> None:
+    dark = Dark()
+    world, gossip = World(network=dark), {"dial_timeout_s": 2.0}
+    async with siege(tmp_path, joined=True, world=world, gossip=gossip) as scene:
+        cards = []
+        for number in range(150):
+            identity = make_identity(scene.authority, tmp_path, f"crowd{number}")
+            record = make_record(identity, addresses=[(TCP, "192.0.2.1", 1000 + number)])
+            cards.append([identity.admission.signed, record.signed, record.details])
+        make_identity(scene.authority, tmp_path, "asked")
+        async with open_member(tmp_path, "asked") as asked:
+            raw = await joined(scene)
+            await raw.send(tell(*cards))
+            await until(lambda: dark.now == 64)
+            await scene.mesh.register_node(asked.address)  # what a program asks for does not wait behind them
+        await until(lambda: len(set(dark.tried)) == 150)
+        assert len(set(dark.tried[: 3 * 64])) == 150, "nobody waits while others are dialed a third time"
+        assert dark.most == 64
+        await raw.cut()
 
 
 # ---------------------------------------------------------------------- inventors

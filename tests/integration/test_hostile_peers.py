@@ -5,6 +5,7 @@ What every test asserts after its attack stands in `hostile.siege`.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import ssl
 import struct
@@ -16,6 +17,7 @@ import pytest
 import trio
 from hostile import Raw, Siege, connect, hello_of, leaf_of, plain, serve_hostile, siege
 
+from bms.config import Config
 from bms.errors import MeshError, RefusedError, RemoteProtocolError, UnreachableError
 from bms.security.certificates import spki_sha256
 from bms.security.identity import Identity
@@ -93,6 +95,23 @@ async def test_a_peer_without_a_certificate_gets_no_further_than_tls(tmp_path: P
             await raw.stream.receive_some(100)
         await raw.cut()
         await until(lambda: scene.count("net.handshakes_failed") == 1)
+
+
+async def test_strangers_that_come_again_and_again_are_all_counted_and_fill_no_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bms.net")
+    unfit = {"uris": ["spiffe://{mesh}/node/" + "b" * 64]}
+    async with siege(tmp_path) as scene:
+        liar = forged(scene, unfit)
+        for number in range(1, 21):
+            assert isinstance(await refused_dial(scene, liar), RefusedError)
+            raw = await connect(scene.address, hostile_context(tmp_path))
+            await raw.fate()
+            await until(lambda number=number: scene.refusals == 2 * number)  # type: ignore[misc]
+        lines = [record.getMessage() for record in caplog.records]
+    assert 1 <= sum("refused a connection" in line for line in lines) <= 6  # one in ten seconds
+    assert 1 <= sum("no link with" in line for line in lines) <= 6
 
 
 async def test_a_member_of_another_mesh_is_refused_and_refuses(tmp_path: Path) -> None:
@@ -393,23 +412,45 @@ async def test_a_message_of_a_type_that_may_be_ignored_is_passed_over_during_the
 # ---------------------------------------------------------------------- crowds
 
 
-async def test_idle_connections_of_one_host_keep_nobody_else_out(tmp_path: Path) -> None:
-    async with siege(tmp_path) as scene:
-        streams = [await plain(scene.address, source="127.0.0.9") for _ in range(200)]
-        await until(lambda: scene.count("net.connections_over_limit") == 200 - 64 // 4)
-        assert scene.pool._handshakes == {"127.0.0.9": 16}
+@pytest.mark.parametrize("sources", [["127.0.0.9"], [f"127.0.0.{10 + number}" for number in range(12)], ["127.0.0.1"]])
+async def test_idle_connections_keep_nobody_out_not_even_from_their_own_address(
+    tmp_path: Path, sources: list[str]
+) -> None:
+    async with siege(tmp_path, limits={"handshake_timeout_s": 120.0}) as scene, scene.witness():
+        streams = [await plain(scene.address, source=sources[number % len(sources)]) for number in range(120)]
+        await until(lambda: scene.pool._handshakes.count + scene.count("net.connections_over_limit") == 120)
+        assert scene.pool._handshakes.count == 64
         await scene.serves_an_honest_member()
-        assert scene.pool._handshakes == {"127.0.0.9": 16}
+        assert scene.count("net.connections_over_limit") > 120 - 64, "one has given way to the newcomer"
         for stream in streams:
             await stream.aclose()
 
 
+async def test_fifty_members_of_one_address_that_come_at_once_are_all_taken_in(tmp_path: Path) -> None:
+    config = Config(limits={"handshake_timeout_s": 120.0})
+    authority = make_authority()
+    members = [make_identity(authority, tmp_path, f"member{number}") for number in range(50)]
+    async with open_party(make_identity(authority, tmp_path, "target"), config=config) as target:
+
+        async def come(identity: Identity) -> None:
+            async with open_party(identity, config=config, listen=False) as party:
+                await party.pool.dial(target.address, timeout_s=120)
+                await trio.sleep_forever()
+
+        async with trio.open_nursery() as nursery:
+            for member in members:
+                nursery.start_soon(come, member)
+            await until(lambda: len(target.up) == len(members))
+            assert target.counters["net.connections_over_limit"] == 0
+            nursery.cancel_scope.cancel()
+
+
 async def test_many_half_finished_handshakes_are_all_given_back(tmp_path: Path) -> None:
-    async with siege(tmp_path) as scene:
+    async with siege(tmp_path, limits={"handshake_timeout_s": 120.0}) as scene:
         raws = [await scene.connect(source=f"127.0.0.{10 + number}") for number in range(12)]
         for raw in raws:
             await raw.introduce(hello_of(scene.attacker))
-        assert scene.pool._handshakes.total() == 12
+        assert scene.pool._handshakes.count == 12
         await scene.serves_an_honest_member()
         for raw in raws:
             await raw.cut()

@@ -91,6 +91,37 @@ async def test_http_2_is_agreed_on_over_tls_and_serves_many_requests_at_once() -
         await site.settle()
 
 
+async def test_large_bodies_come_whole_however_they_are_cut() -> None:
+    size = 1 << 20
+    async with open_site(https=True) as site:
+        client = await Http2Client.connect(site.https)
+        client.connection.send_headers(1, client.headers("/body/", "POST"))
+        sent = 0
+        while sent < size:  # frames of 16 KiB, which are never received in one piece
+            while room := min(client.connection.local_flow_control_window(1), 16 * 1024, size - sent):
+                client.connection.send_data(1, bytes(room), end_stream=sent + room == size)
+                sent += room
+            await client.flush()
+            if sent < size:
+                assert await client.hear(h2.events.WindowUpdated) is not None
+        assert await client.body(1) == b"%d" % size
+        head = b"POST /body/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        async with await dial(site.http) as stream:
+            for length in (60, 60_000):
+                chunk = b"%x;a=b\r\n" % length + bytes(length) + b"\r\n"
+                count = 200_000 // length
+                assert (await ask(stream, head + chunk * count + b"0\r\n\r\n")).body == b"%d" % (count * length)
+        assert not site.mesh.counters.labelled("http.floods")
+
+
+async def test_only_those_who_keep_waiting_count_as_timed_out() -> None:
+    async with open_site() as site:
+        async with await dial(site.http) as stream:
+            assert (await ask(stream, HELLO.removesuffix(b"\r\n") + b"Connection: close\r\n\r\n")).status == 200
+            await site.settle()
+        assert not site.mesh.counters.labelled("http.timeouts")
+
+
 async def test_http_2_without_tls_is_served_to_who_knows_and_no_upgrade_leads_there() -> None:
     async with open_site() as site:
         client = Http2Client(await dial(site.http))
@@ -128,7 +159,7 @@ async def test_no_compression_is_agreed_on() -> None:
 
 
 async def test_an_idle_websocket_is_pinged_and_lives_and_one_that_does_not_answer_ends() -> None:
-    async with open_site(idle_timeout_s=1.5) as site:
+    async with open_site(idle_timeout_s=5.0) as site:  # while the process stands still no ping is answered
         async with websocket(site, "/echo/") as socket, await dial(site.http) as stream:
             await stream.send_all(
                 b"GET /echo/ HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -140,6 +171,16 @@ async def test_an_idle_websocket_is_pinged_and_lives_and_one_that_does_not_answe
                 assert site.count("http.timeouts") == 1
                 await socket.send_message("still there")
                 assert await socket.get_message() == "still there"
+
+
+async def test_plain_http_that_other_machines_reach_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    chosen: dict[str, Any] = {"dev_mode": True, "enable_persistence": False, "enable_discovery": False}
+    with trio.fail_after(DEADLINE_S):
+        async with bms.open_mesh(**chosen, http_address="127.0.0.1:0", https_address="0.0.0.0:0") as mesh:
+            assert "clear text" not in caplog.text
+            await mesh.start_http_server("0.0.0.0:0")
+    assert caplog.text.count("HTTP is served in clear text at 0.0.0.0:") == 1
+    assert "use https_address" in caplog.text
 
 
 async def test_a_bug_in_the_application_is_a_500_and_other_requests_go_on(caplog: pytest.LogCaptureFixture) -> None:

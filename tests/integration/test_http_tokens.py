@@ -40,6 +40,7 @@ SCOPES_OF: dict[str, str | None] = {
     "GET /api/v1/status": "status:read",
     "GET /api/v1/stats": "status:read",
     "GET /api/v1/health": "status:read",
+    "GET /api/v1/history": "status:read",
     "GET /api/v1/report": "status:read",
     "POST /api/v1/performance": "status:read",
     "GET /api/v1/topology": "nodes:read",
@@ -54,6 +55,7 @@ SCOPES_OF: dict[str, str | None] = {
     "GET /api/v1/data/{space}/{key}": "data:read",
     "PUT /api/v1/data/{space}/{key}": "data:write",
     "DELETE /api/v1/data/{space}/{key}": "data:write",
+    "GET /api/v1/sync": "status:read",
     "POST /api/v1/sync": "data:write",
     "POST /api/v1/messages": "messages:write",
     "POST /api/v1/broadcast": "messages:write",
@@ -374,6 +376,26 @@ async def test_nobody_gives_a_token_more_than_they_have_or_ends_a_greater_one() 
         assert (await node.ask(f"DELETE {path}", clerk)).status_code == 403
         assert (await node.ask(f"DELETE /api/v1/tokens/{claims.token_id}", clerk)).status_code == 204
         assert [one.name for one in node.mesh.tokens()] == ["clerk", ""]
+
+
+async def test_a_token_makes_none_that_outlives_it_and_takes_its_own_along() -> None:
+    async with served() as node:
+        clerk = await node.mesh.issue_token(["tokens:*", "data:read"], ttl_s=600, name="clerk")
+        body = {"scopes": ["data:read", "tokens:write"], "name": "lasting"}
+        refused = await node.ask("POST /api/v1/tokens", clerk, json={**body, "ttl_s": 660})
+        assert (refused.status_code, refused.json()["error"]) == (403, "RefusedError")
+        assert "after the one that asks" in refused.json()["detail"]
+        made = (await node.ask("POST /api/v1/tokens", clerk, json=body)).json()
+        clerk_claims = node.mesh.verify_token(clerk)
+        claims = node.mesh.verify_token(made["token"])
+        assert (claims.expires_at, claims.issuer) == (clerk_claims.expires_at, clerk_claims.token_id)
+        assert made["claims"]["issuer"] == clerk_claims.token_id
+        assert (await node.ask("GET /api/v1/whoami", made["token"])).json()["issuer"] == clerk_claims.token_id
+        further = await node.ask("POST /api/v1/tokens", made["token"], json={"scopes": ["data:read"]})
+        assert further.status_code == 201
+        assert (await node.ask(f"DELETE /api/v1/tokens/{clerk_claims.token_id}", clerk)).status_code == 204
+        assert node.mesh.tokens() == []
+        problem_of(await node.ask("GET /api/v1/whoami", made["token"]), 401)
 
 
 # --- streams

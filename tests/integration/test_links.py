@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,13 +78,15 @@ async def test_an_error_reply_is_raised_and_the_link_goes_on(tmp_path: Path) -> 
             assert (caught.value.kind, caught.value.text) == ("SomeError", "no")
 
 
-# Links that another has replaced are kept for the keep-alive's time-out.
-BRISK = Config(gossip=GossipConfig(keepalive_interval_s=0.3, keepalive_timeout_s=1.0))
+# Links that another has replaced are kept for the keep-alive's time-out. A process that stands still for as long takes
+# all its links for silent, and nobody dials again here.
+BRISK = Config(gossip=GossipConfig(keepalive_interval_s=0.5, keepalive_timeout_s=4.0))
 
 
 async def test_simultaneous_dials_leave_the_lower_nodes_link_on_both_sides(tmp_path: Path) -> None:
     authority = make_authority()
-    for round_ in range(5):
+
+    async def meet(round_: int) -> None:
         one = make_identity(authority, tmp_path, f"{round_}a")
         two = make_identity(authority, tmp_path, f"{round_}b")
         async with open_party(one, config=BRISK) as a, open_party(two, config=BRISK) as b:
@@ -107,6 +110,40 @@ async def test_simultaneous_dials_leave_the_lower_nodes_link_on_both_sides(tmp_p
             assert at_a.dialed != at_b.dialed
             assert at_a.is_open
             assert at_b.is_open
+
+    async with trio.open_nursery() as nursery:
+        for round_ in range(5):
+            nursery.start_soon(meet, round_)
+
+
+async def test_who_leaves_before_it_hears_its_welcome_gets_the_link_to_say_so(tmp_path: Path) -> None:
+    authority, gate = make_authority(), trio.Event()
+    one, two = make_identity(authority, tmp_path, "1"), make_identity(authority, tmp_path, "2")
+    async with open_party(one) as a, open_party(two) as b, trio.open_nursery() as nursery:
+
+        async def relay(near: trio.SocketStream) -> None:
+            async with near, await trio.open_tcp_stream(b.address.host, b.address.port) as far:
+                async with trio.open_nursery() as ways:
+                    ways.start_soon(pass_on, near, far)
+                    ways.start_soon(pass_on, far, near)
+
+        async def pass_on(source: trio.SocketStream, target: trio.SocketStream) -> None:
+            async for data in source:
+                if b.pool.links:
+                    await gate.wait()
+                await target.send_all(data)
+
+        (listener,) = await nursery.start(partial(trio.serve_tcp, relay, 0, host="127.0.0.1"))
+        host, port = listener.socket.getsockname()
+        nursery.start_soon(a.pool.dial, Address(host, port))
+        await until(lambda: one.node_id in b.pool.links)  # its welcome is on the way
+        nursery.start_soon(a.pool.settle, 60)
+        await until(lambda: a.pool._is_settling)
+        with pytest.raises(UnreachableError, match="not running"):
+            await a.pool.dial(b.address)
+        gate.set()
+        await until(lambda: two.node_id in a.pool.links)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_second_dial_of_the_same_side_replaces_its_first_link(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,18 @@ async def test_nothing_is_left_after_a_cancellation_at_any_moment() -> None:
         assert sockets() == before
 
 
+async def test_nothing_is_left_where_there_was_no_time_for_a_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mdns, "_CLOSE_S", 0.0)  # as on a machine that stands still meanwhile
+    mesh, before, heard = os.urandom(32), sockets(), mdns.Announced()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(announce, mesh, ONE, "10.1.2.3", heard)
+        nursery.start_soon(announce, mesh, TWO, "10.1.2.4", {})
+        await until(lambda: heard)  # both are up
+        nursery.cancel_scope.cancel()
+    assert responders() == []
+    assert sockets() == before
+
+
 async def test_trio_goes_on_while_mdns_says_goodbye() -> None:
     turns = 0
 
@@ -129,7 +143,57 @@ def announcement(mesh_id: bytes, number: int) -> bytes:
     return answer.to_wire()
 
 
-async def test_a_flood_of_announcements_is_kept_within_its_bound_and_the_last_ones_stay() -> None:
+async def flood(packet: Callable[[int], bytes], *, pause_s: float = 0.0005) -> None:
+    """Send packets on loopback until cancelled."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_LOOP, 1)
+        for number in itertools.count():
+            sender.sendto(packet(number), ("224.0.0.251", 5353))
+            await trio.sleep(pause_s)
+
+
+def many_names(number: int) -> bytes:
+    return pointers(f"fake{number}-{of}" for of in range(20))
+
+
+def same_names_with_other_lives(number: int) -> bytes:
+    return pointers((f"fake{of}" for of in range(20)), ttl=4500 + number % 2 * 1000)
+
+
+def pointers(labels: Iterable[str], ttl: int = 4500) -> bytes:
+    answer = dns.message.Message(id=0)
+    answer.flags = dns.flags.QR | dns.flags.AA
+    names = [f"{label}.{mdns.SERVICE_TYPE}" for label in labels]
+    answer.answer = [dns.rrset.from_text(mdns.SERVICE_TYPE, ttl, "IN", "PTR", *names)]
+    return answer.to_wire()
+
+
+@pytest.mark.parametrize("packet", [many_names, same_names_with_other_lives])
+async def test_announcements_without_end_end_mdns_and_leave_nothing(
+    packet: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mdns, "_SCHEDULED_MAX", 500)
+    before = sockets()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(flood, packet))
+        for _ in range(2):  # and whoever begins anew hears all of it again
+            gc.disable()
+            try:
+                with pytest.raises(OSError, match="others have announced 500 times"), trio.fail_after(60):
+                    await announce(os.urandom(32), ONE, "10.1.2.3", {})
+            finally:
+                gc.enable()
+            assert responders() == []
+            assert sockets() == before + 1, "the flood's own"
+            assert sum(type(thing).__name__ == "Zeroconf" for thing in gc.get_objects()) == 0
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_flood_of_announcements_is_kept_within_its_bound_and_the_last_ones_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mdns, "_SCHEDULED_MAX", 1_000_000)
     mesh, most, number = os.urandom(32), 0, 0
     heard: set[str] = set()
     now: mdns.Announced = {}

@@ -304,7 +304,7 @@ async def test_stop_returns_in_time_while_a_peer_hangs() -> None:
             await one.broadcast_message(bytes(100_000))
         started = trio.current_time()
         await one.stop()
-        assert trio.current_time() - started < one.config.limits.drain_timeout_s + 5
+        assert trio.current_time() - started < one.config.limits.drain_timeout_s + 20
 
 
 async def test_starting_a_mesh_lets_the_writing_thread_run() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import shutil
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -316,8 +317,8 @@ async def test_a_shorter_probe_interval_asks_at_once_who_is_silent_and_a_shorter
 ) -> None:
     slow = {"probe_interval_s": 60.0, "suspicion_alpha": 100.0}
     async with with_silent_peer(tmp_path, gossip=slow) as (mesh, raw, scene):
-        await mesh.reconfigure(gossip={"probe_interval_s": 0.1})
-        await until(lambda: mesh.node(scene.attacker.node_id).state == "suspect")
+        await mesh.reconfigure(gossip={"probe_interval_s": 0.3})
+        await until(lambda: mesh.node(scene.attacker.node_id).state == "suspect", 120)  # see `siege`
         await raw.cut()
         await mesh.reconfigure(gossip={"suspicion_alpha": 1.0})
         # The suspicion that there is goes by the old setting; its member takes it back, and the next one does not.
@@ -325,10 +326,10 @@ async def test_a_shorter_probe_interval_asks_at_once_who_is_silent_and_a_shorter
         await mesh.register_node(scene.address)
         again = await connect(mesh.address, context_of(scene.folder, scene.attacker))  # type: ignore[arg-type]
         await again.join(scene.attacker, record)
-        await until(lambda: mesh.node(scene.attacker.node_id).state == "failed", 10)
+        await until(lambda: mesh.node(scene.attacker.node_id).state == "failed", 25)  # by the old setting: 30 s
         await again.cut()
         await mesh.reconfigure(node_timeout=1.0)
-        await until(lambda: not mesh.nodes("failed"), 10)
+        await until(lambda: not mesh.nodes("failed"))
 
 
 async def test_a_shorter_sync_interval_reconciles_at_once_and_again() -> None:
@@ -336,7 +337,7 @@ async def test_a_shorter_sync_interval_reconciles_at_once_and_again() -> None:
         await until(lambda: one.counters["data.syncs"] + two.counters["data.syncs"] >= 1)
         before = one.counters["data.syncs"]
         await one.reconfigure(sync_interval=0.05)
-        await until(lambda: one.counters["data.syncs"] >= before + 4, 20)
+        await until(lambda: one.counters["data.syncs"] >= before + 4)
 
 
 async def test_replication_that_was_off_begins_with_what_was_missed_and_stops_again() -> None:
@@ -413,7 +414,7 @@ async def test_longer_frames_are_taken_on_the_links_made_after_it() -> None:
         link = link_between(one, two)
         link.end("made anew", 0)
         await link.ended.wait()
-        await one.send_message(two.node_id, bytes(1 << 20), "t", deadline_s=10)
+        await one.send_message(two.node_id, bytes(1 << 20), "t", deadline_s=60)
 
 
 async def test_a_new_cache_is_that_of_both_connections() -> None:
@@ -423,9 +424,10 @@ async def test_a_new_cache_is_that_of_both_connections() -> None:
         assert await mesh._database.write(lambda connection: connection.execute("PRAGMA cache_size").get) == -4096
         held = threading.Event()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(mesh._database.write, lambda _: held.wait(10))
+            nursery.start_soon(mesh._database.write, lambda _: held.wait(60))
             for number in range(50):
                 nursery.start_soon(mesh.store_data, f"{number}", b"v")
+            await until(lambda: mesh._database._queued == 7)
             await trio.testing.wait_all_tasks_blocked(0.1)
             assert mesh._database._queued == 7
             held.set()
@@ -441,19 +443,19 @@ async def test_a_new_advertised_address_is_told_to_those_who_are_linked() -> Non
 async def test_topics_and_bytes_that_may_be_held_change_at_once() -> None:
     async with cluster(2) as (one, two):
 
-        async def send(topic: str, size: int = 1) -> None:
-            await one.send_message(two.node_id, bytes(size), topic, deadline_s=0.2)
+        async def send(topic: str, size: int = 1, deadline_s: float = 60) -> None:
+            await one.send_message(two.node_id, bytes(size), topic, deadline_s=deadline_s)
 
         await two.reconfigure(limits={"topics_max": 2})
         await send("a")
         await send("b")
         with pytest.raises(bms.LimitError):
-            await send("c")
+            await send("c", deadline_s=0.2)
         await two.reconfigure(limits={"topics_max": 3})
         await send("c")
         await two.reconfigure(limits={"body_bytes_max": 64 << 10, "inbox_bytes_max": 64 << 10})
         with pytest.raises(bms.LimitError):
-            await send("a", 64 << 10)
+            await send("a", 64 << 10, deadline_s=0.2)
         await two.reconfigure(limits={"inbox_bytes_max": 256 << 10})
         await send("a", 64 << 10)
 
@@ -470,16 +472,17 @@ async def test_the_bound_of_handshakes_holds_for_the_next_connection() -> None:
 
         async with contextlib.AsyncExitStack() as strangers:
             await mesh.reconfigure(limits={"handshakes_max": 2})
+            first = await knock()
+            await until(lambda: pool._handshakes.count == 1)
             await knock()
+            await until(lambda: pool._handshakes.count == 2)
             await knock()
-            await until(lambda: pool._handshakes.total() == 2)
-            third = await knock()
-            with trio.fail_after(10):
-                assert await third.receive_some(1) == b""
+            with trio.fail_after(60):
+                assert await first.receive_some(1) == b"", "the oldest gives way"
             assert mesh.counters["net.connections_over_limit"] == 1
             await mesh.reconfigure(limits={"handshakes_max": 64})
             await knock()
-            await until(lambda: pool._handshakes.total() == 3)
+            await until(lambda: pool._handshakes.count == 3)
             assert mesh.counters["net.connections_over_limit"] == 1
 
 
@@ -512,3 +515,48 @@ async def test_discovery_that_comes_on_finds_the_others_on_this_machine() -> Non
             assert not two.is_connected(one.node_id)
             await two.reconfigure(enable_discovery=True)
             await until(lambda: two.is_connected(one.node_id))
+
+
+class Taken(SystemNetwork):
+    """A network on which, for a while, somebody else has every address."""
+
+    is_taken = False
+
+    async def listen(self, address: Address, backlog: int) -> Sequence[tuple[trio.SocketListener, Address]]:
+        if self.is_taken:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        return await super().listen(address, backlog)
+
+
+async def test_an_old_address_that_somebody_took_meanwhile_is_tried_until_it_is_free() -> None:
+    network = Taken()
+    async with bms.open_mesh(dev_mode=True, enable_discovery=False, world=World(network=network)) as mesh:
+        first, config = mesh.address, mesh.config
+        assert first is not None
+        network.is_taken = True
+        for place in ("127.0.0.2:0", "127.0.0.3:0"):  # the second time there is nothing bound to come back to
+            with pytest.raises(bms.UnreachableError, match=place):
+                await mesh.reconfigure(listen_address=place)
+            assert mesh.config is config
+            assert mesh.address is None
+            condition = mesh.collect_stats().subsystems["listener"]
+            assert condition.state == "restarting"
+            assert "already in use" in condition.reason
+        assert mesh.check_health().status != "ok"
+        network.is_taken = False
+        await until(lambda: mesh.address == first)
+        async with bms.open_mesh(dev_mode=True, node_name="n2", enable_discovery=False) as other:
+            assert (await other.register_node(first)).node_id == mesh.node_id
+        assert mesh.collect_stats().subsystems["listener"].state == "running"
+
+
+async def test_only_a_change_of_what_the_record_says_makes_a_new_incarnation() -> None:
+    async with bms.open_mesh(dev_mode=True, enable_discovery=False) as mesh:
+        life = life_of(mesh)
+        record = life.record
+        await mesh.reconfigure(max_retries=9, bootstrap_nodes=["127.0.0.1:9"])
+        await mesh.reconfigure()
+        assert life.record is record
+        await mesh.reconfigure(advertise_address="192.0.2.7:7800")
+        assert life.record.incarnation == record.incarnation + 1
+        assert life.record.addresses != record.addresses

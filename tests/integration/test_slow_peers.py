@@ -78,9 +78,9 @@ class Stage:
     async def gives_up_after(self, seconds: float) -> None:
         """The one unfinished handshake is ended by its deadline; an honest member is served before and after."""
         started = trio.current_time()
-        assert self.party.pool._handshakes.total() == 1
+        assert self.party.pool._handshakes.count == 1
         await self.serves_an_honest_member()
-        await until(lambda: not self.party.pool._handshakes, 100)
+        await until(lambda: not self.party.pool._handshakes.count, 100)
         assert trio.current_time() - started == pytest.approx(seconds, abs=0.5)
         assert self.party.counters["net.handshakes_failed"] == 1
         await self.serves_an_honest_member()
@@ -93,7 +93,7 @@ async def stage(folder: Path) -> AsyncIterator[Stage]:
     target, attacker, honest = (make_identity(authority, folder, name) for name in ("target", "attacker", "honest"))
     async with open_party(target, listen=False) as party, trio.open_nursery() as nursery:
         yield Stage(folder, party, attacker, honest, nursery)
-        await until(lambda: not party.pool._handshakes and not party.pool.links, 100)
+        await until(lambda: not party.pool._handshakes.count and not party.pool.links, 100)
         nursery.cancel_scope.cancel()
 
 
@@ -104,6 +104,29 @@ async def test_a_peer_that_never_says_anything_has_the_handshakes_time(
         scene.stream()
         await trio.testing.wait_all_tasks_blocked()
         await scene.gives_up_after(HANDSHAKE_S)
+
+
+async def test_of_one_address_that_connects_without_end_most_is_turned_away_before_tls(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with stage(tmp_path) as scene:
+
+        async def shout(times: int) -> tuple[int, int]:
+            """Garbage again and again, in no time: how often it got as far as TLS, and how often not."""
+            names = "net.handshakes_failed", "net.connections_over_limit"
+            before = [scene.party.counters[name] for name in names]
+            for _ in range(times):
+                stream = scene.stream()
+                await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+                await trio.testing.wait_all_tasks_blocked()
+            failed, over = (scene.party.counters[name] - old for name, old in zip(names, before, strict=True))
+            return failed, over
+
+        assert await shout(200) == (128, 72)
+        await trio.sleep(0.5)
+        assert await shout(100) == (32, 68)
+        await trio.sleep(0.05)  # refusals have cost nothing
+        await scene.serves_an_honest_member()
 
 
 async def test_a_byte_a_second_of_tls_wins_no_time(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -18,7 +18,7 @@ import trio
 import bms
 from bms import failpoints
 from bms.membership.snapshot import FILE_NAME, Snapshot
-from helpers import make_authority, make_identity, until
+from helpers import PROCESS_S, make_authority, make_identity, until
 
 NAMES = ("one", "two", "three")
 
@@ -94,7 +94,7 @@ async def test_a_node_that_leaves_and_comes_back_without_seeds_is_there_at_once(
             start = trio.current_time()
             await three.start(nursery)
             await until(lambda: three.is_connected(one.node_id) and three.is_connected(two.node_id))
-            assert trio.current_time() - start < 10  # looking at it only every 30 s would be too late
+            assert trio.current_time() - start < 25  # looking at it only every 30 s would be too late
             await three.stop()
 
 
@@ -110,7 +110,7 @@ async def test_a_bootstrap_node_that_leaves_and_comes_back_without_anything_is_d
         async with bms.open_mesh(seed) as one:
             start = trio.current_time()
             await until(lambda: two.is_connected(one.node_id))
-            assert trio.current_time() - start < 10
+            assert trio.current_time() - start < 25
 
 
 async def test_a_damaged_snapshot_keeps_no_node_from_starting(
@@ -163,10 +163,10 @@ def test_a_process_killed_between_two_steps_leaves_the_old_file_or_the_new_one(
 ) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     environ = {**os.environ, "BMS_FAILPOINTS": f"{point}=kill@2"}
-    killed = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    killed = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=PROCESS_S)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert killed.stdout == "1\n"
     assert len(Snapshot(tmp_path, b"m" * 32).read()) == left
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(command, check=True, capture_output=True, timeout=PROCESS_S)
     assert len(Snapshot(tmp_path, b"m" * 32).read()) == 3
     assert os.listdir(tmp_path) == [FILE_NAME]

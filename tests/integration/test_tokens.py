@@ -9,11 +9,13 @@ from typing import Any
 import apsw
 import pytest
 import trio
+import trio.testing
 
 import bms
 from bms.cli.token import read_duration
 from bms.control import SOCKET_NAME, ControlClient, open_control
 from bms.control.server import serve_control
+from bms.security.tokens import Claims
 from bms.verbs import security
 
 ALONE: dict[str, Any] = {"dev_mode": True, "enable_discovery": False, "listen_address": "127.0.0.1:0"}
@@ -34,6 +36,49 @@ async def test_a_token_is_good_across_a_restart_until_it_is_revoked() -> None:
         assert [mesh.verify_token(token).name for token in (tokens[0], tokens[2])] == ["job 0", "job 2"]
         with pytest.raises(bms.RefusedError):
             mesh.verify_token(tokens[1])
+
+
+async def test_a_token_that_is_revoked_takes_along_what_was_issued_with_it_for_good() -> None:
+    async with bms.open_mesh(**ALONE) as mesh:
+        claims: dict[str, Claims] = {}
+        for name, issuer in (("a", None), ("ab", "a"), ("abc", "ab"), ("ad", "a"), ("e", None), ("ef", "e")):
+            token = await mesh.issue_token(["*"], name=name, issuer=claims[issuer] if issuer else None)
+            claims[name] = mesh.verify_token(token)
+        assert [claims[name].issuer for name in ("a", "ab")] == [None, claims["a"].token_id]
+        await mesh.revoke(claims["ab"].token_id)
+        assert [one.name for one in mesh.tokens()] == ["a", "ad", "e", "ef"]
+        await mesh.revoke(claims["a"].token_id)
+        assert mesh.tokens() == [claims["e"], claims["ef"]]
+    async with bms.open_mesh(**ALONE) as mesh:
+        assert mesh.tokens() == [claims["e"], claims["ef"]]
+        await mesh.revoke(claims["e"].token_id)  # also what a life before has issued
+        assert mesh.tokens() == []
+
+
+@pytest.mark.parametrize("revoked_first", [False, True])
+async def test_nothing_is_issued_with_a_token_that_is_revoked_at_the_same_moment(revoked_first: bool) -> None:
+    async with bms.open_mesh(**ALONE) as mesh:
+        parent = mesh.verify_token(await mesh.issue_token(["*"]))
+        refused: list[bms.RefusedError] = []
+
+        async def issue() -> None:
+            try:
+                await mesh.issue_token(["*"], issuer=parent)
+            except bms.RefusedError as error:
+                refused.append(error)
+
+        async with trio.open_nursery() as nursery:
+            if not revoked_first:
+                nursery.start_soon(issue)
+                await trio.testing.wait_all_tasks_blocked()  # its write is queued
+            nursery.start_soon(mesh.revoke, parent.token_id)
+            await trio.testing.wait_all_tasks_blocked()
+            if revoked_first:
+                nursery.start_soon(issue)
+        assert len(refused) == 1
+        assert mesh.tokens() == []
+    async with bms.open_mesh(**ALONE) as mesh:
+        assert mesh.tokens() == []
 
 
 async def test_a_token_of_one_node_is_none_of_another() -> None:

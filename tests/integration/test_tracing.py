@@ -11,7 +11,7 @@ import pytest
 import trio
 
 import bms
-from helpers import cluster
+from helpers import PROCESS_S, cluster
 
 ROOT_PROGRAM = """
 import sys, trio, bms
@@ -109,6 +109,7 @@ async def test_traces_without_the_package_are_refused_with_what_to_install(monke
 
 def test_a_node_that_does_not_trace_or_serve_metrics_imports_nothing_of_either() -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", ROOT_PROGRAM], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-W", "error", "-c", ROOT_PROGRAM],
+        capture_output=True, text=True, check=False, timeout=PROCESS_S,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -101,6 +101,30 @@ async def test_a_clock_an_hour_behind_does_not_make_its_node_lose_every_conflict
     assert (await c.mesh.retrieve_data("k")).value == b"second"
 
 
+@pytest.mark.parametrize(("days", "certificate"), [(400, "failing"), (-400, "failing"), (1, "ok")])
+async def test_a_clock_that_is_set_under_a_running_node_is_named_by_its_health_and_log(
+    mesh_cluster: MeshCluster, caplog: pytest.LogCaptureFixture, days: int, certificate: str
+) -> None:
+    a, b = await mesh_cluster(2)
+    await trio.sleep(10)
+    assert b.mesh.check_health().status == "ok"
+    b.clock_offset_s = days * 86_400
+    await trio.sleep(60)
+    for host, status in ((a, "ok"), (b, "degraded")):
+        checks = {check.name: check for check in host.mesh.check_health().checks}
+        assert checks["time"].status == status
+    assert checks["certificate"].status == certificate
+    assert ("ahead of" if days > 0 else "behind") in checks["time"].reason
+    stats = b.mesh.collect_stats()
+    assert stats.clock_offset_s == pytest.approx(-days * 86_400, abs=1)
+    assert [peer.clock_offset_s for peer in stats.peers] == [pytest.approx(-days * 86_400, abs=1)]
+    b.clock_offset_s = 0
+    await trio.sleep(60)
+    assert b.mesh.check_health().status == "ok"
+    said = [record.getMessage() for record in caplog.records if "this machine's clock is" in record.getMessage()]
+    assert len(said) == 1
+
+
 async def test_a_machine_without_a_clock_takes_part(mesh_cluster: MeshCluster, sim_world: SimWorld) -> None:
     a, b, _ = await mesh_cluster(3)
     await b.crash(power=True)

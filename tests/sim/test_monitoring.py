@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import trio
 
 import bms
 from bms.life import Life
-from bms.monitor.sampling import PROBE_S, SAMPLES_MAX, TICK_S
+from bms.monitor.sampling import PROBE_S, RECENT_MAX, RECENT_S, SAMPLES_MAX, TICK_S
 from bms.testing import SimWorld
 from bms.testing.fixtures import MeshCluster
 
@@ -34,6 +36,39 @@ async def test_a_young_node_samples_often_then_every_interval_and_keeps_a_bounde
     assert times[2] - times[1] == pytest.approx(0.5, abs=0.01)
     await trio.sleep(SAMPLES_MAX)
     assert len(mesh.history()) == SAMPLES_MAX
+
+
+async def test_the_last_ten_minutes_are_kept_finely_beside_the_long_history(mesh_cluster: MeshCluster) -> None:
+    one, two = await mesh_cluster(2, metrics_interval=600.0)
+    await trio.sleep(100)
+    for _ in range(50):
+        await one.mesh.send_message(two.mesh.node_id, b"x", "t")
+    await trio.sleep(20)
+    recent = one.mesh.history(recent=True)
+    assert len(recent) == pytest.approx(120 / RECENT_S, abs=1)
+    assert {round(after.time - before.time, 1) for before, after in itertools.pairwise(recent)} == {RECENT_S}
+    busy = max(recent, key=lambda sample: sample.rates.messages_sent)
+    assert busy.rates.messages_sent > 10
+    assert recent[-1].rates.messages_sent < 2  # each is compared with the one before it
+    trip = one.mesh.collect_stats().peers[0].rtt_s
+    assert recent[-1].rtt_median_s == recent[-1].rtt_most_s == pytest.approx(trip, rel=0.3)
+    await trio.sleep(RECENT_S * RECENT_MAX)
+    assert len(one.mesh.history(recent=True)) == RECENT_MAX
+    assert len(one.mesh.history()) <= 12
+
+
+async def test_what_a_nodes_own_rounds_came_to_is_known_for_each_peer(mesh_cluster: MeshCluster) -> None:
+    one, two, three = await mesh_cluster(3, sync_interval=5.0)
+    await two.mesh.store_data("k", b"v")
+    await trio.sleep(30)
+    found = {last.outcome.node_id: last for last in one.mesh.last_syncs()}
+    assert set(found) == {two.mesh.node_id, three.mesh.node_id}
+    assert all(last.outcome.equal and last.outcome.error is None for last in found.values())
+    assert all(0 <= one.mesh.now() - last.ended_at <= 6.5 for last in found.values())
+    asked = (await one.mesh.sync_with_peers([two.mesh.node_id])).peers[0]
+    assert asked in [last.outcome for last in one.mesh.last_syncs()]
+    await two.mesh.shutdown()
+    assert {last.outcome.node_id for last in one.mesh.last_syncs()} <= {three.mesh.node_id}
 
 
 async def test_rates_are_those_of_the_time_between_two_samples(mesh_cluster: MeshCluster) -> None:

@@ -38,6 +38,22 @@ def test_a_crash_is_known_to_all_and_a_restart_as_well(count: int) -> None:
     assert failed(swarm) == {swarm.nodes[1].node_id}
 
 
+@pytest.mark.parametrize("alpha", [3.0, 4.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_crash_is_confirmed_in_time_for_the_shortest_suspicion(seed: int, alpha: float) -> None:
+    swarm = calm(100, seed, alpha=alpha)
+    victim, *others = swarm.nodes
+    swarm.crash(victim)
+    swarm.run_until(lambda: not any(node.swim.is_present(victim.node_id) for node in others), 30)
+    first = {
+        said: min(
+            when for node in others for when, what, whom, _ in node.events if (what, whom) == (said, victim.node_id)
+        )
+        for said in ("suspected", "failed")
+    }
+    assert first["failed"] - first["suspected"] == pytest.approx(alpha * 2.0, abs=0.001)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_node_that_is_stopped_for_three_seconds_is_not_held_for_dead(seed: int) -> None:
     swarm = calm(10, seed)

@@ -244,6 +244,36 @@ def test_the_three_identity_files_go_together(tmp_path: Path) -> None:
     Config(cert_path=tmp_path, key_path=tmp_path, trust_path=tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("listen", "http", "https", "wrong", "other"),
+    [
+        ("127.0.0.1:7950", "127.0.0.1:7950", None, "http_address", "listen_address"),
+        ("[::]:7950", "127.0.0.1:7950", None, "http_address", "listen_address"),
+        ("127.0.0.1:7950", "0.0.0.0:7950", None, "http_address", "listen_address"),
+        ("127.0.0.1:0", "[::1]:7950", "[::]:7950", "https_address", "http_address"),
+        ("a:1", "b:2", "a:1", "https_address", "listen_address"),
+        ("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0", None, None),
+        ("127.0.0.1:7950", "[::1]:7950", "127.0.0.2:7950", None, None),
+        ("[::1]:7950", "0.0.0.0:7950", None, None, None),
+    ],
+)
+def test_two_listeners_at_one_port_are_refused_by_the_names_of_both(
+    listen: str, http: str, https: str | None, wrong: str | None, other: str | None
+) -> None:
+    fields: dict[str, Any] = {"listen_address": listen, "http_address": http, "https_address": https}
+    if wrong is None:
+        Config(**fields)
+        return
+    error = refused(**fields)
+    assert error.field == wrong
+    assert error.why.startswith(f"{other} is {listen if other == 'listen_address' else http} already")
+
+
+def test_the_port_of_a_listener_counts_as_tcp_port_says() -> None:
+    assert refused(tcp_port=7950, http_address="127.0.0.1:7950").why.startswith("tcp_port is 127.0.0.1:7950 already")
+    Config(listen_address="127.0.0.1:7950", tcp_port=7951, http_address="127.0.0.1:7950")
+
+
 def test_tcp_port_overrides_the_port_of_the_listen_address() -> None:
     assert Config(listen_address="[::1]:7800").tcp_address == Address("::1", 7800)
     assert Config(listen_address="[::1]:7800", tcp_port=0).tcp_address == Address("::1", 0)
@@ -278,6 +308,14 @@ def test_evolving_an_unknown_setting_names_the_nearest() -> None:
         Config().evolve(limits={"topic_max": 1})
     assert caught.value.field == "limits.topic_max"
     assert "did you mean limits.topics_max?" in caught.value.why
+
+
+def test_an_unknown_setting_of_a_group_is_not_said_to_mean_the_group() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Config().evolve(limits={"foo": 1})
+    assert (caught.value.field, "did you mean" in caught.value.why) == ("limits.foo", False)
+    with pytest.raises(ConfigError, match=r"did you mean limits\.topics_max\?"):
+        parse_setting("limits.topics", "1")
 
 
 def test_a_mapping_with_an_unknown_setting_of_a_group_names_the_nearest() -> None:

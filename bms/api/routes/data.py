@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import binascii
 
+import trio
 from quart import Response
 
 from ...data.replication import SyncReport
@@ -19,9 +20,9 @@ from ...values import KeyInfo, Value
 from ..bodies import Condition
 from ..problems import ProblemError
 from ..routing import RAW, Call, Media, Routes, json_response
-from ..schemas import DataQuery, Key, Keys, PutQuery, Sync, Written
+from ..schemas import DataQuery, Key, Keys, LastSyncs, PutQuery, Sync, Written
 
-__all__ = ["delete_value", "get_value", "list_keys", "put_value", "routes", "sync"]
+__all__ = ["delete_value", "get_syncs", "get_value", "list_keys", "put_value", "routes", "sync"]
 
 routes = Routes("data")
 
@@ -110,6 +111,13 @@ async def delete_value(call: Call) -> Response:
         call.path["key"], call.path["space"], condition=condition.allows if condition.is_set else None
     )
     return json_response(Written(version), 200, {"Bms-Version": version})
+
+
+@routes.add("GET", "/api/v1/sync", scope="status:read", answers={200: LastSyncs})
+async def get_syncs(call: Call) -> Response:
+    """How the last reconciliation with each linked peer went: the node's own rounds, and those asked for."""
+    await trio.lowlevel.checkpoint()
+    return json_response(LastSyncs(call.mesh.last_syncs()))
 
 
 @routes.add(

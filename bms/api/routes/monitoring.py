@@ -13,13 +13,15 @@ from quart import Response, g, request
 from ...control.answers import Status
 from ...control.verbs import status_of
 from ...monitor.metrics import exposition
+from ...monitor.sampling import RECENT_MAX, RECENT_S
 from ...reports import Health, Performance, Stats
 from ...security.tokens import allows
 from ..routing import JSON, PUBLIC, Call, Media, Routes, json_response
-from ..schemas import Logs, LogsQuery, PerformanceAsked, ReadyQuery, ReportQuery
+from ..schemas import History, HistoryQuery, Logs, LogsQuery, PerformanceAsked, ReadyQuery, ReportQuery
 
 __all__ = [
     "get_health",
+    "get_history",
     "get_live",
     "get_logs",
     "get_metrics",
@@ -55,6 +57,16 @@ async def get_stats(call: Call) -> Response:
     return json_response(call.mesh.collect_stats())
 
 
+@routes.add("GET", "/api/v1/history", scope="status:read", query=HistoryQuery, answers={200: History})
+async def get_history(call: Call) -> Response:
+    """How it went: a sample every 5 s for up to ten minutes back, one every `metrics_interval` for longer."""
+    query: HistoryQuery = call.query
+    await trio.lowlevel.checkpoint()
+    samples = call.mesh.history(recent=query.seconds <= RECENT_S * RECENT_MAX)
+    first = call.mesh.now() - query.seconds
+    return json_response(History([sample for sample in samples if sample.time >= first]))
+
+
 @routes.add("GET", "/api/v1/health", scope="status:read", answers={200: Health})
 async def get_health(call: Call) -> Response:
     """How the node is, with a reason for everything that is not well. The answer is 200 whatever it says."""
@@ -76,11 +88,16 @@ async def measure_performance(call: Call) -> Response:
     "GET", "/api/v1/report", scope="status:read", query=ReportQuery, answers={200: Media(HTML, others=(JSON, TEXT))}
 )
 async def get_report(call: Call) -> Response:
-    """All of this in one page: HTML with plots and without script, JSON, or text. The log for logs:read alone."""
+    """All of this in one page: HTML with plots and without script, JSON, or text.
+
+    What is in the log is for logs:read alone, the nodes for nodes:read.
+    """
     query: ReportQuery = call.query
     await trio.lowlevel.checkpoint()
-    with_log = call.claims is not None and allows(call.claims.scopes, "logs:read")
-    report = call.mesh.generate_report(query.format, with_log=with_log).encode("utf-8", "backslashreplace")
+    assert call.claims is not None, "the route needs a token"
+    with_log, with_nodes = (allows(call.claims.scopes, scope) for scope in ("logs:read", "nodes:read"))
+    text = call.mesh.generate_report(query.format, with_log=with_log, with_nodes=with_nodes)
+    report = text.encode("utf-8", "backslashreplace")
     kind = {"html": HTML, "json": JSON, "text": TEXT}[query.format]
     headers = {"Content-Security-Policy": _REPORT_POLICY} if query.format == "html" else {}
     return Response(report, headers=headers, content_type=kind)

@@ -107,7 +107,7 @@ def test_the_first_word_is_completed_without_loading_a_command(line: str) -> Non
     environ = {**os.environ, VARIABLE: "bash_complete", "COMP_WORDS": line, "COMP_CWORD": str(max(1, len(words) - 1))}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", program],
-        env=environ, cwd=ROOT, capture_output=True, text=True, check=False,
+        env=environ, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     offered = {row.partition(",")[2] for row in done.stdout.splitlines()}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from bms.cli import doctor_identity, doctor_machine, doctor_network
@@ -18,8 +21,9 @@ from bms.cli.doctor import examine
 from bms.cli.doctor_finding import OK, PROBLEM, WARNING, Finding, Patient
 from bms.config import Config
 from bms.control.answers import Status
+from bms.mesh import open_mesh
 from bms.values import Address
-from helpers import make_authority, make_identity
+from helpers import make_authority, make_identity, until
 
 
 def patient(folder: Path, **fields: Any) -> Patient:
@@ -51,6 +55,20 @@ def the(found: Iterable[Finding], status: str) -> Finding:
 
 
 # --- ports
+
+
+async def test_looking_whether_a_node_takes_connections_leaves_no_line_in_its_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "bms")
+    async with open_mesh(dev_mode=True, enable_discovery=False, enable_persistence=False) as mesh:
+        before = len(caplog.records)
+        status = running(address=str(mesh.address))
+        for _ in range(3):
+            found = await all_of(doctor_network.ports(patient(tmp_path, status=status)))
+            assert f"listener: {mesh.address} takes connections" in [finding.what for finding in found]
+        await until(lambda: mesh.counters["net.handshakes_failed"] == 3)
+        assert [record.getMessage() for record in caplog.records[before:]] == []
 
 
 async def test_a_port_that_is_taken_is_named_with_the_process_that_has_it(tmp_path: Path) -> None:
@@ -102,6 +120,27 @@ async def test_ports_of_a_running_node_are_dialed(tmp_path: Path) -> None:
 
 def node(name: str, address: str | None, node_id: str = "b" * 64, state: str = "alive") -> dict[str, Any]:
     return {"node_id": node_id, "name": name, "address": address, "state": state}
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "0.0.0.0", "[::]", "192.0.2.1"])
+async def test_http_that_other_machines_reach_is_a_warning(tmp_path: Path, host: str) -> None:
+    is_inside = host in ("127.0.0.1", "[::1]")
+    sick = patient(tmp_path, http_address=f"{host}:0")
+    for found in (
+        list(await all_of(doctor_network.ports(sick))),
+        list(await all_of(doctor_network.ports(attrs.evolve(sick, status=running(http_url=f"http://{host}:1"))))),
+    ):
+        warnings = [finding for finding in found if finding.status == WARNING]
+        assert [("tokens" in each.what, "https_address" in each.advice) for each in warnings] == (
+            [] if is_inside else [(True, True)]
+        )
+
+
+async def test_a_bootstrap_nodes_name_without_an_address_is_said_once_and_no_firewall_blamed(tmp_path: Path) -> None:
+    sick = patient(tmp_path, bootstrap_nodes=("nowhere.invalid:7800",))
+    found = [*await all_of(doctor_network.peers(sick)), *await all_of(doctor_network.names(sick))]
+    assert the(found, PROBLEM).check == "names"
+    assert [finding for finding in found if "nowhere.invalid" not in finding.what] == []
 
 
 async def test_a_peer_that_cannot_be_dialed_is_a_problem_unless_its_link_is_up(tmp_path: Path) -> None:
@@ -212,6 +251,13 @@ def test_a_folder_that_cannot_be_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "h").write_text("")
     (found,) = doctor_machine.disk(patient(tmp_path))
     assert (found.status, "in the way" in found.what) == (PROBLEM, True)
+
+
+def test_a_full_disk_is_told_to_make_room(small_disk: Path) -> None:
+    (small_disk / "ballast").write_bytes(bytes(shutil.disk_usage(small_disk).free // 4096 * 4096))
+    (found,) = doctor_machine.disk(patient(small_disk))
+    assert (found.status, "No space left" in found.what) == (PROBLEM, True)
+    assert found.advice.startswith("make room")
 
 
 def test_a_folder_that_others_can_open_is_a_warning(tmp_path: Path) -> None:

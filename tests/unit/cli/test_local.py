@@ -5,10 +5,17 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import attrs
 import click
 import pytest
+import trio
 
-from bms.cli.local import Choice, open_local, resolve
+import bms
+from bms.cli import local
+from bms.cli.local import Choice, find_local, open_local, resolve
+from bms.control import SOCKET_NAME
+from bms.control.place import listening
+from bms.control.server import serve_control
 from bms.errors import NotFoundError, UnreachableError
 from bms.values import Node, NodeId, NodeState
 
@@ -83,6 +90,34 @@ def test_nodes_are_looked_for_in_each_mesh_of_the_home(tmp_path: Path) -> None:
 def test_a_folder_is_named_by_its_path(tmp_path: Path) -> None:
     assert Choice(tmp_path, None, "/else/where").sockets() == [Path("/else/where/control.sock")]
     assert Choice(tmp_path, None, ".").sockets() == [Path("control.sock")]
+
+
+async def test_a_node_that_answers_late_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "ANSWER_S", 0.0)
+    async with bms.open_mesh(dev_mode=True, enable_discovery=False) as mesh, trio.open_nursery() as nursery:
+        assert mesh.folder is not None
+        await nursery.start(serve_control, mesh, mesh.folder / SOCKET_NAME)
+        choice = Choice(mesh.folder.parent.parent, None, None)
+        async with open_local(choice) as client:
+            assert (await client.status()).node_id == mesh.node_id
+        with pytest.raises(UnreachableError, match="these are: default/"):
+            async with open_local(attrs.evolve(choice, node="nobody")):
+                pass
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_node_that_never_answers_is_not_said_to_be_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "ANSWER_S", 0.01)
+    monkeypatch.setattr(local, "PATIENCE_S", 0.05)
+    path = tmp_path / "one" / "a" / "control.sock"
+    left_behind(tmp_path / "one" / "b" / "control.sock")
+    with listening(path):
+        with pytest.raises(UnreachableError, match=r"one/a, but it does not answer; `bms doctor`"):
+            async with open_local(Choice(tmp_path, None, None)):
+                pass
+        assert await find_local(Choice(tmp_path, None, None)) == (None, set())
 
 
 async def test_dead_sockets_are_no_nodes(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from bms.cli.program import COMMANDS, root
+from helpers import PROCESS_S
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,6 +39,7 @@ def bms(*arguments: str, stdout: int | IO[bytes] = subprocess.PIPE) -> subproces
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "bms", *arguments],
         cwd=ROOT, stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, check=False,
+        timeout=PROCESS_S,
     )  # fmt: skip
 
 
@@ -52,6 +54,20 @@ def test_a_full_disk_behind_standard_output_is_said_in_one_line() -> None:
     with open("/dev/full", "wb") as full:
         done = bms("config", "show", stdout=full)
     assert (done.returncode, done.stderr) == (1, b"bms: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_standard_streams_are_as_the_null_device(closed: tuple[int, ...], tmp_path: Path) -> None:
+    said = tmp_path / "said"
+    line = " ".join(["exec", '"$@"', *(f"{number}>&-" for number in closed)])
+    with open(said, "wb") as out:
+        done = subprocess.run(
+            ["/bin/sh", "-c", line, "sh", sys.executable, "-W", "error", "-m", "bms", "step", "experiment",
+             "--dimensions", "2", "--limit", "100", "--pairs", "10", "--seed", "1"],
+            cwd=ROOT, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.PIPE, check=False, timeout=PROCESS_S,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert (said.read_bytes() == b"") is (1 in closed)
 
 
 def test_nothing_is_said_to_a_reader_who_has_gone() -> None:
@@ -80,8 +96,9 @@ def test_help_names_every_command_without_loading_it() -> None:
         "assert not {name for name in sys.modules if name.startswith('bms.cli.')} - {'bms.cli.program'}\n"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program, str(ROOT)], capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-W", "error", "-c", program, str(ROOT)],
+        capture_output=True, text=True, check=False, timeout=PROCESS_S,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for name, (_, text) in COMMANDS.items():
         assert re.search(rf"^  {name} +{re.escape(text)}$", done.stdout, re.MULTILINE), name

@@ -24,6 +24,8 @@ def invoke(*arguments: str) -> click.testing.Result:
         (["issue", "--scope", "*", "--ttl", "soon"], "like 12h or 30d"),
         (["issue", "--scope", "*", "--ttl", "0"], "above 0"),
         (["revoke"], "Missing argument"),
+        (["issue", "--json"], "Did you mean '-o json'?"),
+        (["list", "--json"], "Did you mean '-o json'?"),
     ],
 )
 def test_what_cannot_be_meant_is_a_usage_error_that_says_what_can(arguments: list[str], text: str) -> None:

@@ -179,6 +179,12 @@ def test_the_picture_says_who_it_is_how_it_is_and_what_is_there() -> None:
         assert part in shown
 
 
+def test_a_pause_is_said_on_a_narrow_terminal_too() -> None:
+    view = view_of(sample(10.0))
+    view.press("p")
+    assert "PAUSED" in drawn(view, 40, 12)[0]
+
+
 def test_a_node_that_is_gone_is_said_to_be_in_the_second_line() -> None:
     view = view_of(sample(10.0), sample(11.0))
     view.lose("no node is running", 11.0)

@@ -95,6 +95,22 @@ def test_steady_time_follows_slewing_while_it_is_held() -> None:
         assert time() == clocks.wall
 
 
+def test_steady_time_says_how_far_the_wall_clock_was_set() -> None:
+    clocks = Clocks()
+    time = clocks.time()
+    clocks.go_on(10, step=3600)
+    assert time.ahead_s == 0, "nobody else has been heard: there is no other clock"
+    time.held = True
+    clocks.go_on(10, step=STEP_S / 2)
+    assert time.ahead_s == 0
+    clocks.go_on(10, step=3600)
+    assert (time.ahead_s, time.wall()) == (3600, clocks.wall)
+    clocks.go_on(10, step=-7200)
+    assert time.ahead_s == -3600
+    clocks.go_on(10, step=3600)
+    assert time.ahead_s == 0
+
+
 def test_of_two_clocks_the_later_one_is_taken_by_both() -> None:
     assert median_offset_ms([3_600_000]) == 3_600_000
     assert median_offset_ms([-3_600_000]) == 0

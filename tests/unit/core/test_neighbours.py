@@ -28,7 +28,8 @@ def test_links_are_read_with_their_units() -> None:
     [
         None, {}, [1], [[]], [ROW[:4]], [[b"short", *ROW[1:]]], [["text", *ROW[1:]]], [[*ROW[:4], 1]],
         [[ROW[0], -1, *ROW[2:]]], [[ROW[0], 1.5, *ROW[2:]]], [[ROW[0], True, *ROW[2:]]], [[*ROW[:3], None, True]],
-        [[ROW[0], 1 << 60, *ROW[2:]]], [ROW] * (LINKS_MAX + 1),
+        [[ROW[0], 1 << 60, *ROW[2:]]], [ROW] * (LINKS_MAX + 1), [[*ROW, bytes(200)]] * (LINKS_MAX // 2 + 1),
+        [[*ROW, *[0] * 100]] * 500,
     ],
 )  # fmt: skip
 def test_answers_that_are_no_links_are_the_peers_fault(wrong: object) -> None:

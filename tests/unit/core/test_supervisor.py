@@ -134,6 +134,39 @@ async def test_a_crash_while_being_stopped_does_not_leave_the_supervisor(caplog:
     assert "the folder is gone" in caplog.text
 
 
+class Late:
+    """A subsystem that cannot serve before its time has come."""
+
+    name = "late"
+
+    def __init__(self, since: float) -> None:
+        self.since = since
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        if trio.current_time() < self.since:
+            raise OSError("not yet")
+        task_status.started()
+        await trio.sleep_forever()
+
+
+async def test_a_patient_start_tries_until_it_can(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor(nursery, Counters())
+        await supervisor.start(Late(trio.current_time() + 100), patient=True)
+        condition = supervisor.health()["late"]
+        assert (condition.state, condition.crashes) == ("restarting", 1)
+        assert "not yet" in condition.reason
+        await trio.sleep(100 + BACKOFF_MAX_S)
+        assert supervisor.health()["late"].state == "running"
+        await supervisor.stop()
+        await supervisor.start(Late(trio.current_time() + 100), patient=True)
+        await supervisor.stop(["late"])  # while it waits
+        assert not supervisor.health()
+    assert not any(record.exc_info for record in caplog.records)
+
+
 async def test_a_subsystem_that_could_not_start_is_forgotten() -> None:
     async with trio.open_nursery() as nursery:
         supervisor = Supervisor(nursery, Counters())

@@ -9,7 +9,6 @@ import pytest
 
 from bms.errors import RemoteProtocolError
 from bms.membership.believed import Believed
-from bms.membership.blame import INTERVAL_S, Blame
 from bms.membership.claims import Ack, Changed, Claim, Delta, Effect, Kind, Message, Ping, PingRequest, Send, SyncAsk
 from bms.membership.pacing import Pacing
 from bms.membership.packets import encode_packet, parse_packet_untrusted
@@ -50,7 +49,7 @@ def changes(effects: Iterable[Effect], node_id: NodeId) -> list[str]:
     return [effect.what for effect in effects if isinstance(effect, Changed) and effect.node_id == node_id]
 
 
-# ---------------------------------------------------------------------- pacing and blame
+# ---------------------------------------------------------------------- pacing
 
 
 def test_a_key_gets_its_burst_and_then_one_in_each_interval() -> None:
@@ -68,22 +67,6 @@ def test_a_key_that_was_quiet_has_its_burst_again_and_no_more() -> None:
     pacing.forget("a")
     assert len(pacing) == 0
     assert pacing.grants("a", 1000.0, 1.0)
-
-
-def test_a_misdeed_is_said_at_once_and_then_once_a_minute_with_its_number() -> None:
-    blame = Blame()
-    said = [(step / 10, count) for step in range(1500) if (count := blame.note(LIAR, "lies", step / 10))]
-    assert said == [(0.0, 1), (INTERVAL_S, 600), (2 * INTERVAL_S, 600)]
-    assert blame.note(LIAR, "floods", 1.0) == blame.note(BEN, "lies", 1.0) == 1
-    blame.forget(LIAR)
-    assert blame.note(LIAR, "lies", 150.0) == 1
-
-
-def test_blame_takes_bounded_room() -> None:
-    blame = Blame()
-    for number in range(10_000):
-        assert blame.note(LIAR, str(number), 0.0) == 1
-    assert len(blame._said) <= 4096
 
 
 # ---------------------------------------------------------------------- words

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from bms.errors import RefusedError, UnreachableError
+from bms.errors import RefusedError, RemoteProtocolError, UnreachableError
 from bms.net.handshake import DuplicateLinkError, Introduction, close_error, shake_hands
 from bms.security.trust import Trust
 from bms.wire.framing import frame
@@ -118,6 +118,19 @@ async def test_a_long_frame_right_behind_the_welcome_is_no_fault_of_the_handshak
         nursery.start_soon(shake, "a", dialer, True)
         nursery.start_soon(shake, "b", listener, False)
     assert waiting == [bytes(60_000)]
+
+
+async def test_whoever_says_everything_but_hello_is_refused_soon(tmp_path: Path) -> None:
+    class Polite(Gone):
+        def send_nowait(self, data: bytes) -> bool:
+            return True
+
+    ignored = frame(b"\x83\x18\xff\x00\x00")
+    hello_is_missing = pytest.raises(UnreachableError, match="closed the connection")
+    with hello_is_missing:
+        await dial(tmp_path / "few", Polite(ignored * 16))
+    with pytest.raises(RemoteProtocolError, match="everything but"):
+        await dial(tmp_path / "many", Polite(ignored * 17))
 
 
 async def test_a_listener_that_went_without_a_word_is_unreachable(tmp_path: Path) -> None:

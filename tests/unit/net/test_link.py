@@ -169,6 +169,57 @@ async def test_a_full_queue_refuses_and_what_waits_for_room_goes_on(autojump_clo
         assert [m.counter for m in wire.sent if isinstance(m, Note)] == list(range(count + 1))
 
 
+class Toil:
+    """A handler that keeps the loop busy for `seconds` with each message, and notes when it began."""
+
+    def __init__(self, clock: MockClock, seconds: float) -> None:
+        self.began: list[float] = []
+        self.seconds = seconds
+        self._clock = clock
+
+    def __call__(self, link: Link, message: Any) -> None:
+        self.began.append(trio.current_time())
+        self._clock.jump(self.seconds)
+
+
+@pytest.mark.parametrize("seconds", [0.002, 0.05])
+async def test_what_takes_long_to_handle_leaves_half_of_the_time_to_others(
+    autojump_clock: MockClock, seconds: float
+) -> None:
+    toil = Toil(autojump_clock, seconds)
+    async with open_link({Note: toil}) as (link, wire, counters):
+        for number in range(100):
+            wire.hear(note(number))  # each is a read of its own
+        await trio.sleep(100 * seconds - 0.001)  # others run meanwhile, although there is always more to read
+        assert len(toil.began) < 60
+        await trio.sleep(200 * seconds)
+        assert len(toil.began) == 100
+        assert toil.began[-1] - toil.began[0] >= 2 * 99 * seconds - 0.1
+        assert counters["net.rests"] >= 10
+        assert link.is_open
+
+
+async def test_a_link_that_leaves_time_to_others_anyway_never_rests(autojump_clock: MockClock) -> None:
+    toil = Toil(autojump_clock, 0.003)
+    async with open_link({Note: toil}) as (_, wire, counters):
+        for number in range(100):
+            wire.hear(note(number))
+            await trio.sleep(0.007)
+        assert len(toil.began) == 100
+        assert counters["net.rests"] == 0
+
+
+async def test_a_process_that_stood_still_does_not_rest_for_as_long(autojump_clock: MockClock) -> None:
+    toil = Toil(autojump_clock, 10.0)
+    async with open_link({Note: toil}) as (link, wire, _):
+        wire.hear(note(1))
+        wire.hear(note(2))
+        await trio.sleep(21)
+        assert len(toil.began) == 2
+        assert toil.began[1] - toil.began[0] < 11
+        assert link.is_open
+
+
 async def test_pings_of_a_peer_that_does_not_read_fill_no_memory(autojump_clock: MockClock) -> None:
     async with open_link(limits=SMALL) as (link, wire, _):
         wire.is_full = True

@@ -92,7 +92,7 @@ def cut(tmp_path: Path) -> Callable[[str, int], list[Path]]:
         root = str(Path(bms.config.__file__).parent.parent.parent)
         environment = os.environ | {"PYTHONPATH": os.pathsep.join([*sys.path, root])}
         command = [sys.executable, "-W", "error", "-c", PROGRAM, scenario, str(tmp_path), str(NOW), str(LATER)]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=240)
         assert done.returncode == 0, done.stderr
         statuses = json.loads(done.stdout)
         assert statuses[-1] == 0, done.stderr

@@ -313,7 +313,7 @@ def test_processes_that_start_at_once_agree_on_the_dev_authority_and_on_a_shared
         assert process.stdin is not None
         process.stdin.close()
         process.stdin = None
-    answers = [json.loads(process.communicate()[0]) for process in processes]
+    answers = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
     assert {process.returncode for process in processes} == {0}
     assert len({mesh for mesh, _ in answers}) == 1
     nodes = [node for _, node in answers]

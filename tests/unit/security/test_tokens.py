@@ -12,6 +12,7 @@ from bms.errors import LocalProtocolError, RefusedError
 from bms.security.tokens import (
     SCOPES,
     TTL_MAX_S,
+    TTL_S,
     StoredToken,
     allows,
     beyond,
@@ -58,6 +59,25 @@ def test_a_token_is_good_until_its_end_and_not_at_it() -> None:
     assert (claims.issued_at, claims.expires_at, claims.scopes) == (NOW, NOW + 60, ("data:read",))
     with pytest.raises(RefusedError, match="expired"):
         stored.check(token, NOW + 60)
+
+
+def child(of: StoredToken, *scopes: str, ttl_s: float | None = None) -> StoredToken:
+    return make_token(scopes, ttl_s, "", now=NOW + 10, token_bytes=secrets.token_bytes, issuer=of.claims)[1]
+
+
+def test_a_child_is_allowed_no_more_than_its_issuer_and_ends_no_later() -> None:
+    _, parent = made("tokens:write", "data:*", ttl_s=60)
+    for ttl_s, end in ((None, NOW + 60), (50, NOW + 60), (5, NOW + 15)):
+        claims = child(parent, "data:read", ttl_s=ttl_s).claims
+        assert (claims.expires_at, claims.issuer) == (end, parent.claims.token_id)
+    with pytest.raises(RefusedError, match="would end 10 s after"):
+        child(parent, "data:read", ttl_s=60)
+    for more in ("*", "*:read", "nodes:read"):
+        with pytest.raises(RefusedError, match=r"allowed more than the one that asks: .*nodes:read"):
+            child(parent, "data:read", more)
+    _, lasting = made(ttl_s=TTL_MAX_S)
+    assert child(lasting, "*").claims.expires_at == NOW + 10 + TTL_S
+    assert lasting.claims.issuer is None
 
 
 def test_another_spelling_of_the_same_bits_is_another_token() -> None:
@@ -116,7 +136,7 @@ def test_what_would_go_beyond_ones_own_scopes_is_named() -> None:
     assert beyond(["*"], ["*", "tokens:write"]) == []
     assert beyond(["data:*", "tokens:write"], ["data:read", "data:*"]) == []
     assert beyond(["data:read", "tokens:write"], ["data:*"]) == ["data:write"]
-    assert beyond(["*:read"], ["*"]) == [scope for scope in SCOPES if scope.endswith(":write")]
+    assert beyond(["*:read"], ["*"]) == [scope for scope in SCOPES if not scope.endswith(":read")]
 
 
 def test_scopes_are_taken_in_order_once_each_with_stars() -> None:
@@ -163,4 +183,4 @@ def test_a_name_that_cannot_be_shown_is_refused(name: str) -> None:
 
 def test_every_scope_says_what_it_allows() -> None:
     assert all(meaning for meaning in SCOPES.values())
-    assert all(scope.partition(":")[2] in ("read", "write") for scope in SCOPES)
+    assert all(scope.partition(":")[2] in ("read", "write", "take") for scope in SCOPES)

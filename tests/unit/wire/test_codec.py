@@ -12,7 +12,15 @@ import cbor2
 import pytest
 
 from bms.errors import LocalProtocolError, RemoteProtocolError
-from bms.wire.codec import DEPTH_MAX, decode_body_untrusted, decode_fields_untrusted, decode_untrusted, encode, is_plain
+from bms.wire.codec import (
+    DEPTH_MAX,
+    check_items_untrusted,
+    decode_body_untrusted,
+    decode_fields_untrusted,
+    decode_untrusted,
+    encode,
+    is_plain,
+)
 
 READERS = [decode_untrusted, decode_body_untrusted, decode_fields_untrusted]
 each_reader = pytest.mark.parametrize("read", READERS, ids=lambda read: read.__name__)
@@ -259,3 +267,57 @@ def test_what_is_nested_too_deep_is_not_encoded() -> None:
         encode([item])
     with pytest.raises(LocalProtocolError):
         encode({"k": item})
+
+
+# ---------------------------------------------------------------------- how many items
+
+# One item of each kind and form, and what it takes.
+FORMS = {
+    "integers": [0, 23, 24, 300, 70_000, 2**40, -1, -300, -(2**63)],
+    "bytes": [bytes(size) for size in (0, 1, 23, 24, 255, 256, 70_000)],
+    "text": ["x" * size for size in (0, 1, 23, 24, 255, 256, 70_000)],
+    "simple": [None, True, False, 0.5, 1.1, 1e300],
+    "arrays": [[], [[]], [[1, 2], []], list(range(30)), list(range(300))],
+    "maps": [{}, {"a": 1}, {"a": {"b": [1]}}, {str(number): number for number in range(300)}],
+}
+
+
+def count(item: object) -> int:
+    if isinstance(item, list):
+        return 1 + sum(map(count, item))
+    if isinstance(item, dict):
+        return 1 + sum(count(key) + count(value) for key, value in item.items())
+    return 1
+
+
+@pytest.mark.parametrize("parts", FORMS.values(), ids=FORMS)
+def test_items_of_every_form_are_counted_as_what_they_are(parts: list[Any]) -> None:
+    items = count([parts, b"", "end"])
+    bare = len(encode([parts, bytes(70_000), "end"])) - 70_000
+    each = (bare + 70_000) // items + 1
+    exact = items * each - bare
+    check_items_untrusted(encode([parts, bytes(exact), "end"]), each)
+    with pytest.raises(RemoteProtocolError, match=f"more than {items - 1} items"):
+        check_items_untrusted(encode([parts, bytes(exact - 1), "end"]), each)
+
+
+def test_a_million_items_cost_little_before_they_are_refused() -> None:
+    for head in (b"\x00", b"\x80", b"\xa0", b"\x60", b"\x41a", b"\xf6"):
+        data = b"\x9a\x00\x0f\x00\x00" + head * 0xF0000
+        tracemalloc.start()
+        with pytest.raises(RemoteProtocolError, match="items"):
+            check_items_untrusted(data, 16)
+        assert tracemalloc.get_traced_memory()[1] < 100_000
+        tracemalloc.stop()
+
+
+def test_what_is_short_may_hold_as_many_as_it_likes() -> None:
+    check_items_untrusted(encode([0] * 16_000), 16)
+
+
+@pytest.mark.parametrize("end", ["ff", "1c", "58", "5b7fffffffffffffff", "5bffffffffffffffff", "9f", "9a00", ""])
+def test_what_is_malformed_is_left_to_the_reader(end: str) -> None:
+    data = b"\x83" + encode(bytes(20_000)) + bytes.fromhex(end)
+    check_items_untrusted(data, 16)
+    with pytest.raises(RemoteProtocolError, match="CBOR"):
+        decode_fields_untrusted(data)

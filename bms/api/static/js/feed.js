@@ -4,14 +4,16 @@
 
 import { ApiError, get, pages } from "./api.js";
 import { announce } from "./dom.js";
-import { plural } from "./format.js";
+import { plural, setClock } from "./format.js";
 import { Live } from "./live.js";
 import { NODES_MAX } from "./model.js";
-import { sample } from "./samples.js";
+import { pastSample, sample } from "./samples.js";
 
 const TYPES = { node: "nodes:read", data: "data:read", message: "messages:read", health: "status:read", log: "logs:read", stats: "status:read" };
 const WORDS = { joined: "joined", suspected: "is suspected", failed: "failed", left: "left", updated: "changed its details", forgotten: "was forgotten" };
 const STATES = { joined: "alive", suspected: "suspect", failed: "failed", left: "left", updated: "alive", forgotten: "left" };
+const PAST_S = 600;
+const RATE_S = 5;
 const POLL_MS = { topology: 4_000, status: 15_000, health: 15_000, nodes: 20_000 };
 // A cursor of no node: what the node still has of earlier events comes first, so that a page that was just opened is not empty.
 const EVERYTHING_KEPT = "none-0";
@@ -28,7 +30,7 @@ export class Feed {
       types: Object.keys(TYPES).filter((type) => model.allows(TYPES[type])),
       cursor: EVERYTHING_KEPT,
     });
-    this._before = null;
+    this._earlier = []; // "stats" events of the last seconds
     this._helloAt = -Infinity;
     this._hasHistory = false;
     this._timers = new Map();
@@ -73,12 +75,13 @@ export class Feed {
 
   _hello() {
     this._helloAt = performance.now();
-    this._before = null;
+    this._earlier = [];
     this._readAll();
   }
 
   _readAll() {
     this.model.changed("reload");
+    this.soon("past", 0);
     this.soon("status", 0);
     this.soon("health", 0);
     this.soon("nodes", 0);
@@ -97,8 +100,11 @@ export class Feed {
 
   _stats(event) {
     const { model } = this;
-    model.samples.push(sample(event, this._before));
-    this._before = event;
+    setClock(event.time);
+    // Over as many seconds as the node's own history: single seconds would look busier than what stands beside them.
+    this._earlier = this._earlier.filter((one) => one.time > event.time - RATE_S - 0.5);
+    model.samples.push(sample(event, this._earlier[0] ?? null));
+    this._earlier.push(event);
     model.stats = event;
     model.changed("stats");
   }
@@ -114,8 +120,8 @@ export class Feed {
   _node(event) {
     const { model } = this;
     const name = event.name || model.nameOf(event.node_id);
-    const by = event.by && event.what === "suspected" ? ` by ${model.nameOf(event.by)}` : "";
-    model.note(event.time, "node", `${name} ${WORDS[event.what] ?? event.what}${by}`, STATES[event.what], `#/nodes/${event.node_id}`);
+    const by = () => (event.by && event.what === "suspected" ? ` by ${model.nameOf(event.by)}` : "");
+    model.note(event.time, "node", () => `${name} ${WORDS[event.what] ?? event.what}${by()}`, STATES[event.what], `#/nodes/${event.node_id}`);
     if (this.isCatchingUp) return;
     if (event.what === "failed") announce(`Node ${name} failed`);
     const known = model.nodes.get(event.node_id);
@@ -147,14 +153,21 @@ export class Feed {
     } finally {
       this._busy.delete(what);
     }
-    const pause = POLL_MS[what] * (document.hidden ? 10 : 1);
-    if (this.live.state === "live") this.soon(what, Math.max(pause, 20 * (performance.now() - begun)));
+    const pause = (POLL_MS[what] ?? Infinity) * (document.hidden ? 10 : 1);
+    if (this.live.state === "live" && pause < Infinity) this.soon(what, Math.max(pause, 20 * (performance.now() - begun)));
   }
 
   async _statusNow() {
     if (!this.model.allows("status:read")) return;
     this.model.status = await get("/status");
     this.model.changed("status");
+  }
+
+  /** Once for each connection: what went on before it. */
+  async _pastNow() {
+    if (!this.model.allows("status:read")) return;
+    const { samples } = await get("/history", { seconds: PAST_S });
+    this.model.takePast(samples.map(pastSample));
   }
 
   async _healthNow() {

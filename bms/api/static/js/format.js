@@ -62,8 +62,13 @@ const dayFormat = new Intl.DateTimeFormat("en-GB", { year: "numeric", month: "sh
 export const clock = (time) => (isNumber(time) ? clockFormat.format(time * 1000) : NONE);
 /** Date and time of Unix seconds. */
 export const moment = (time) => (isNumber(time) ? dayFormat.format(time * 1000) : NONE);
-/** How long ago Unix seconds were. */
-export const ago = (time) => (isNumber(time) ? (Date.now() / 1000 - time < 1.5 ? "now" : `${age(Date.now() / 1000 - time)} ago`) : NONE);
+let ahead = 0; // seconds that the node's clock is ahead of the browser's
+/** What time it is at the node now, as it has just said: ages are told by its clock, since the browser's may be another. */
+export function setClock(time) { if (isNumber(time)) ahead = time - Date.now() / 1000; }
+/** The time at the node, Unix seconds. */
+export const nodeNow = () => Date.now() / 1000 + ahead;
+/** How long ago Unix seconds of the node were. */
+export const ago = (time) => (isNumber(time) ? (nodeNow() - time < 1.5 ? "now" : `${age(nodeNow() - time)} ago`) : NONE);
 
 /** The first digits of an id. */
 export const short = (id) => (typeof id === "string" ? id.slice(0, 8) : NONE);
@@ -78,7 +83,7 @@ export function hex(data, limit = 4096) {
     const part = Array.from(data.subarray(at, Math.min(at + 16, limit)));
     const digits = part.map((byte) => byte.toString(16).padStart(2, "0"));
     const text = part.map((byte) => (byte > 31 && byte < 127 ? String.fromCharCode(byte) : "·")).join("");
-    lines.push(`${at.toString(16).padStart(6, "0")}  ${digits.slice(0, 8).join(" ").padEnd(23)}  ${digits.slice(8).join(" ").padEnd(23)}  ${text}`);
+    lines.push(`${at.toString(16).padStart(4, "0")}  ${digits.slice(0, 8).join(" ").padEnd(23)}  ${digits.slice(8).join(" ").padEnd(23)}  ${text}`);
   }
   return lines.join("\n");
 }

@@ -1,6 +1,6 @@
 // The frame around the pages: header, navigation, connection banner, and the routes (`#/nodes/<id>` and so on).
 
-import { announce, h, icon, mark, put, say } from "./dom.js";
+import { announce, h, icon, mark, put, say, stateBadge } from "./dom.js";
 import { Feed } from "./feed.js";
 import { clock, moment } from "./format.js";
 import { ROUTES, SECTIONS } from "./routes.js";
@@ -17,6 +17,7 @@ export class Frame {
     this._ends = [
       model.on("connection", () => this._connection()),
       model.on("nodes", () => this._counts()),
+      model.on("health", () => this._health()),
     ];
     this._onHash = () => this._go();
     window.addEventListener("hashchange", this._onHash);
@@ -41,6 +42,7 @@ export class Frame {
     const { me } = this.model;
     this.pill = h("span", { class: "pill" }, "Connecting");
     this.links = new Map();
+    this.healthMark = h("span", { class: "nav-health", hidden: true });
     this.failedCount = h("span", { class: "count bad", hidden: true });
     const section = ([title, names]) => h("section", null, h("h2", null, title), h("ul", null, names.map((name) => h("li", null, this._navLink(name)))));
     this.nav = h("nav", { class: "side", id: "side", "aria-label": "Sections" }, SECTIONS.map(section));
@@ -72,7 +74,7 @@ export class Frame {
     const route = ROUTES[name];
     const isOpen = this.model.allows(route.scope);
     const link = h("a", { href: `#/${route.path}`, class: isOpen ? null : "locked" }, icon(isOpen ? name : "lock"), route.title,
-      isOpen ? null : h("span", { class: "unseen" }, "(not allowed to this token)"), name === "nodes" ? this.failedCount : null);
+      isOpen ? null : h("span", { class: "unseen" }, "(not allowed to this token)"), name === "nodes" ? this.failedCount : name === "overview" ? this.healthMark : null);
     this.links.set(name, link);
     return link;
   }
@@ -114,6 +116,13 @@ export class Frame {
     this.failedCount.setAttribute("aria-label", `${failed} failed`);
   }
 
+  /** Health that is not well is seen from every page. */
+  _health() {
+    const status = this.model.health?.status ?? "ok";
+    this.healthMark.hidden = status === "ok";
+    put(this.healthMark, stateBadge(status));
+  }
+
   _connection() {
     const { live } = this.feed;
     const isLive = live.state === "live", isDown = live.state === "down";
@@ -123,6 +132,7 @@ export class Frame {
     mark(this.element, "stale", isDown);
     this.banner.hidden = !isDown;
     if (isDown) {
+      this.model.changed("clock"); // ages grow, though nothing is heard
       const wait = Math.max(0, Math.ceil((live.retryAt - Date.now()) / 1000));
       const next = live.isTrying ? "Trying now." : `Next attempt in ${wait} s.`;
       const shown = this.model.readAt ? ` What is shown is from ${clock(this.model.readAt)}.` : "";

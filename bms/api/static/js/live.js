@@ -16,8 +16,8 @@ const CONNECT_MS = 10_000;
 const BACKOFF_MS = [500, 1_000, 2_000, 4_000, 8_000, 15_000];
 
 export class Live {
-  /** `onEvent(event)`, `onState()`, `onRefused(reason)`; `types` are the events that are asked for; `topics` make the node a
-   * subscriber of them. `cursor` is where to begin: null is now. */
+  /** `onEvent(event)`, `onState()`, `onRefused(reason)`; `types` are the events that are asked for; messages on `topics` are
+   * taken away from the node's program, which needs messages:take. `cursor` is where to begin: null is now. */
   constructor({ onEvent, onState = () => {}, onRefused = () => {}, types, topics = [], cursor = null }) {
     Object.assign(this, { onEvent, onState, onRefused, types, topics, cursor });
     this.state = "connecting";
@@ -36,7 +36,10 @@ export class Live {
   open() {
     clearTimeout(this._timer);
     const query = new URLSearchParams({ types: this.types.join(",") });
-    if (this.topics.length) query.set("topics", this.topics.join(","));
+    if (this.topics.length) {
+      query.set("topics", this.topics.join(","));
+      query.set("take", "true");
+    }
     if (this.cursor) query.set("since", this.cursor);
     const place = `${location.protocol === "https:" ? "wss:" : "ws:"}//${location.host}/api/v1/events?${query}`;
     const socket = new WebSocket(place, ["bms.events.v1", `bms.token.${token()}`]);

@@ -1,9 +1,10 @@
 // What the page knows of the mesh: filled by the events and by polling, read by the pages. All of it is bounded.
 //
 // Pages are told of changes by subject ("nodes", "links", "health", "stats", "log", "message", "data", "activity",
-// "connection", "reload"), at most once a frame, and draw what they need again.
+// "connection", "reload", and "clock" each second while the node is not there), at most once a frame, and draw what they need again.
 
 import { Ring } from "./ring.js";
+import { merged } from "./samples.js";
 
 export const NODES_MAX = 10_000;
 
@@ -30,6 +31,8 @@ export class Model {
     this.changes = new Ring(500);
     this.changeCount = 0; // of all data events, those that have left the ring too
     this.rtt = new Map(); // node id -> Ring of [time, seconds]
+    this.syncs = new Map(); // node id -> {...PeerSync, at, state} of the last reconciliation with it
+    this.isSyncsKnown = false; // whether the node was asked for them
     this.missed = 0;
     this._listeners = new Map();
     this._dirty = new Set();
@@ -108,6 +111,12 @@ export class Model {
     this.changed("links");
   }
 
+  /** Samples of the node's own history, into the gaps between those that were seen live. */
+  takePast(samples) {
+    this.samples.set(merged(samples, this.samples.all()));
+    this.changed("stats");
+  }
+
   _noteRtt(id, time, seconds) {
     if (!this.rtt.has(id)) this.rtt.set(id, new Ring(180));
     this.rtt.get(id).push({ time, rtt: seconds });
@@ -135,9 +144,10 @@ export class Model {
     this.changed("data");
   }
 
-  /** Something worth a line in the list of what happened. */
+  /** Something worth a line in the list of what happened. `text` may be a function: what happened earlier is told before
+   * the names of nodes are known. */
   note(time, kind, text, state = "", href = null) {
-    this.activity.push({ time, kind, text, state, href });
+    this.activity.push({ time, kind, get text() { return typeof text === "function" ? text() : text; }, state, href });
     this.changed("activity");
   }
 }

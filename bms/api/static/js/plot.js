@@ -1,11 +1,22 @@
-// Live plots of the last minutes, as SVG that the style sheet colours: axis, grid, one or two lines, and a cursor that
-// shows what was when. Gaps in time are gaps in the line. The legend says the newest figures as text, which is what
-// somebody who does not see the picture gets.
+// Plots of the last minutes or hours, as SVG that the style sheet colours: axis, grid, one or two lines, and a cursor that
+// shows what was when, in all plots of a page at once. Gaps in time are gaps in the line. The legend says the newest
+// figures as text, which is what somebody who does not see the picture gets.
 
 import { h, put, s, say } from "./dom.js";
 import { clock } from "./format.js";
 
 const LEFT = 58, BOTTOM = 18, TOP = 6, RIGHT = 6;
+const TICKS_S = [60, 120, 300, 900, 1800, 3600, 3 * 3600, 6 * 3600];
+const TICK_WIDTH = 68;
+const WHEN_WIDTH = 60; // of a time of day
+
+/** Marks of an axis of time: every how many seconds, and how one that lies `back` seconds back is written. */
+function timeTicks(windowS, width) {
+  const every = TICKS_S.find((one) => (width - LEFT - RIGHT) * (one / windowS) >= TICK_WIDTH) ?? windowS;
+  return [every, (back) => (every < 3600 ? `−${back / 60} min` : `−${back / 3600} h`)];
+}
+
+const spanText = (seconds) => (seconds < 3600 ? `${seconds / 60} minutes` : seconds === 3600 ? "an hour" : `${seconds / 3600} hours`);
 
 /** Round steps of an axis from 0 up to at least `most`: [step, steps]. */
 export function axis(most, base = 10) {
@@ -19,26 +30,46 @@ export function axis(most, base = 10) {
 
 export class Plot {
   /** `series`: [{name, read(sample)}], one or two; `show(value)` writes a figure; `windowS` is how much is seen,
-   * `gapS` how far apart two samples may be to be joined. */
-  constructor({ title, series, show, windowS = 180, base = 10, least = 0, gapS = 3.5 }) {
+   * `gapS` how far apart two samples may be to be joined, unless one of them says by its `span` that it covers more;
+   * `onPoint(time)` is told where the pointer is, null when it leaves. */
+  constructor({ title, series, show, windowS = 180, base = 10, least = 0, gapS = 3.5, onPoint = (time) => this.point(time) }) {
     Object.assign(this, { title, series, show, windowS, base, least, gapS });
     this.samples = [];
-    this.hover = null;
+    this.end = null;
+    this.isNow = true;
+    this.pointed = null;
     this.values = series.map(() => h("b"));
     this.legend = h("ul", { class: "plot-legend" }, series.map((one, at) => h("li", null,
       s("svg", { viewBox: "0 0 16 8", "aria-hidden": "true" }, s("path", { class: `plot-line s${at}`, d: "M0 4H16" })), one.name, this.values[at])));
     this.svg = s("svg", { role: "img", "aria-label": title });
     this.box = h("div", { class: "plot-area-box" }, this.svg);
     this.element = h("figure", { class: "card plot" }, h("figcaption", null, h("h2", null, title), this.legend), this.box);
-    this.svg.addEventListener("pointermove", (event) => { this.hover = event.offsetX; this.draw(); });
-    this.svg.addEventListener("pointerleave", () => { this.hover = null; this.draw(); });
+    this.svg.addEventListener("pointermove", (event) => onPoint(this._timeAt(event.clientX)));
+    this.svg.addEventListener("pointerleave", () => onPoint(null));
     this._observer = new ResizeObserver(() => this.draw());
     this._observer.observe(this.box);
   }
 
-  update(samples) {
+  /** Show these samples up to the moment `end`, which is that of the last one unless it is given; `isNow` says whether that
+   * is called so: what stands there while the node is not connected has a time of its own. */
+  update(samples, { end = null, isNow = true } = {}) {
     this.samples = samples;
+    this.end = end;
+    this.isNow = isNow;
     this.draw();
+  }
+
+  /** Put the cursor at a moment; null: take it away. */
+  point(time) {
+    this.pointed = time;
+    this.draw();
+  }
+
+  get _end() { return this.end ?? this.samples[this.samples.length - 1]?.time ?? Date.now() / 1000; }
+
+  _timeAt(clientX) {
+    const { left, width } = this.svg.getBoundingClientRect();
+    return this._end - this.windowS * (1 - (clientX - left - LEFT) / (width - LEFT - RIGHT));
   }
 
   close() { this._observer.disconnect(); }
@@ -46,9 +77,8 @@ export class Plot {
   draw() {
     const { clientWidth: width, clientHeight: height } = this.box;
     if (!width) return;
-    const end = this.samples.length ? this.samples[this.samples.length - 1].time : Date.now() / 1000;
-    const start = end - this.windowS;
-    const seen = this.samples.filter((one) => one.time >= start - 2);
+    const end = this._end, start = end - this.windowS;
+    const seen = this.samples.filter((one) => one.time >= start && one.time <= end + 1);
     const values = seen.flatMap((one) => this.series.map((line) => line.read(one))).filter((value) => value !== null);
     const [step, steps] = axis(Math.max(this.least, ...values), this.base);
     const top = step * steps;
@@ -60,17 +90,20 @@ export class Plot {
       parts.push(s("path", { class: "plot-grid", d: `M${LEFT} ${at}H${width - RIGHT}` }));
       parts.push(s("text", { class: "plot-tick", x: LEFT - 8, y: at + 4, "text-anchor": "end" }, this.show(n * step)));
     }
-    const minutes = (width - LEFT) / (this.windowS / 60) < 68 ? 120 : 60;
-    for (let back = 0; back <= this.windowS; back += minutes) {
-      const text = back === 0 ? "now" : `−${back / 60} min`;
-      parts.push(s("text", { class: "plot-tick", x: x(end - back), y: height - 3, "text-anchor": back === 0 ? "end" : back === this.windowS ? "start" : "middle" }, text));
+    const under = this._under(seen), cursor = under && Math.max(LEFT + WHEN_WIDTH / 2 - 8, Math.min(x(under.time), width - WHEN_WIDTH / 2));
+    const [every, written] = timeTicks(this.windowS, width);
+    for (let back = 0; back <= this.windowS; back += every) {
+      if (under && Math.abs(cursor - x(end - back)) < WHEN_WIDTH) continue; // there stands the cursor's time
+      parts.push(s("text", { class: "plot-tick", x: x(end - back), y: height - 3, "text-anchor": back === 0 ? "end" : back === this.windowS ? "start" : "middle" }, back > 0 ? written(back) : this.isNow ? "now" : clock(end)));
     }
     if (values.length) this.series.forEach((line, at) => parts.push(...this._line(seen, line, at, x, y, y(0))));
     else parts.push(s("text", { class: "plot-empty", x: (LEFT + width) / 2, y: height / 2 }, "No figures yet"));
-    const under = this._under(seen, x);
-    if (under) parts.push(s("path", { class: "plot-cursor", d: `M${Math.round(x(under.time)) + 0.5} ${TOP}V${height - BOTTOM}` }));
+    if (under) {
+      parts.push(s("path", { class: "plot-cursor", d: `M${Math.round(x(under.time)) + 0.5} ${TOP}V${height - BOTTOM}` }));
+      parts.push(s("text", { class: "plot-tick plot-when", x: cursor, y: height - 3, "text-anchor": "middle" }, clock(under.time)));
+    }
     put(this.svg, ...parts);
-    this._tell(under ?? seen[seen.length - 1], Boolean(under), values);
+    this._tell(under ?? seen[seen.length - 1], values);
   }
 
   _line(seen, line, at, x, y, floor) {
@@ -79,30 +112,29 @@ export class Plot {
       const value = line.read(one);
       if (value === null) continue;
       const place = `${x(one.time).toFixed(1)} ${y(value).toFixed(1)}`;
-      if (before !== null && one.time - before < this.gapS) { path += `L${place}`; area += `L${place}`; }
+      if (before !== null && one.time - before.time < Math.max(this.gapS, 2 * Math.max(one.span ?? 0, before.span ?? 0))) { path += `L${place}`; area += `L${place}`; }
       else {
         if (before !== null) area += `V${floor}Z`;
         path += `M${place}h.01`;
         area += `M${x(one.time).toFixed(1)} ${floor}L${place}`;
       }
-      before = one.time;
+      before = one;
     }
     if (at > 0) return [s("path", { class: `plot-line s${at}`, d: path })];
     return [s("path", { class: `plot-area s${at}`, d: `${area}V${floor}Z` }), s("path", { class: `plot-line s${at}`, d: path })];
   }
 
-  _under(seen, x) {
-    if (this.hover === null || !seen.length) return null;
-    return seen.reduce((best, one) => (Math.abs(x(one.time) - this.hover) < Math.abs(x(best.time) - this.hover) ? one : best));
+  _under(seen) {
+    if (this.pointed === null || !seen.length) return null;
+    return seen.reduce((best, one) => (Math.abs(one.time - this.pointed) < Math.abs(best.time - this.pointed) ? one : best));
   }
 
-  _tell(one, isPast, values) {
+  _tell(one, values) {
     this.series.forEach((line, at) => {
       const value = one ? line.read(one) : null;
       say(this.values[at], value === null ? "–" : this.show(value));
     });
-    this.element.title = isPast ? clock(one.time) : "";
-    const most = values.length ? `, at most ${this.show(Math.max(...values))} in ${this.windowS / 60} minutes` : "";
+    const most = values.length ? `, at most ${this.show(Math.max(...values))} in ${spanText(this.windowS)}` : "";
     this.svg.setAttribute("aria-label", `${this.title}: ${this.series.map((line, at) => `${line.name} ${this.values[at].textContent}`).join(", ")}${most}`);
   }
 }

@@ -20,4 +20,7 @@ export class Ring {
   all() { return this.items.length > this.capacity ? this.items.slice(-this.capacity) : this.items; }
 
   clear() { this.items = []; }
+
+  /** Hold these instead. */
+  set(items) { this.items = items.slice(-this.capacity); }
 }

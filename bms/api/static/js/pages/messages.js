@@ -14,7 +14,7 @@ const topicName = (topic) => topic || "(no topic)";
 export function messagesPage(root, { model, rest }) {
   let chosen = null, isPaused = false, frozen = [], taking = null;
   const topics = h("ul", { class: "topics" });
-  const list = h("ul", { class: "messages", "aria-label": "Messages, newest first" });
+  const list = h("ul", { class: "messages" });
   const empty = h("p", { class: "empty" }, h("strong", null, "No message yet"), "What passes to this node's program is shown here as it comes.");
   const pause = h("button", { type: "button", "aria-pressed": "false", on: { click: () => { isPaused = !isPaused; frozen = model.messages.all().slice(); pause.setAttribute("aria-pressed", String(isPaused)); say(pause, isPaused ? "Go on" : "Pause"); draw(); } } }, "Pause");
   const lead = h("span", { class: "note" });
@@ -67,8 +67,8 @@ export function messagesPage(root, { model, rest }) {
   root.append(h("div", { class: "page-head" }, h("h1", null, "Messages"), lead, h("span", { class: "space" }), pause),
     h("div", { class: "grid messages-split" },
       h("div", { class: "stack" }, send ? send.element : h("p", { class: "notice" }, "Sending needs ", h("code", null, "messages:write"), "."),
-        h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", null, "Topics")), h("div", { class: "card-body flush" }, topics), takeForm(take))),
-      h("div", { class: "card" }, empty, list)));
+        h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", null, "Topics")), h("div", { class: "card-body flush" }, topics), model.allows("messages:take") ? takeForm(take) : h("p", { class: "table-foot note" }, "Taking what waits needs ", h("code", null, "messages:take"), "."))),
+      h("div", { class: "card" }, h("div", { class: "scroll-y log-box", tabindex: "0", role: "region", "aria-label": "Messages, newest first" }, empty, list))));
   const ends = [model.on("message", draw), model.on("nodes", () => { send?.offer(); })];
   draw();
   return () => { take([]); for (const end of ends) end(); };

@@ -81,11 +81,11 @@ export function nodePage(root, { model, feed, rest: id }) {
     }
     put(facts, rows.map(([name, value]) => [h("dt", null, name), h("dd", null, value)]));
     links.show(model.linksOf(id));
-    plot.update(model.rtt.get(id)?.all() ?? []);
+    plot.update(model.rtt.get(id)?.all() ?? [], { isNow: feed.live.state !== "down" });
     const mine = model.activity.all().filter((one) => one.href === `#/nodes/${id}`).slice(-20).reverse();
     put(events, mine.length ? mine.map((one) => h("li", null, h("time", { class: "note" }, clock(one.time)), stateBadge(one.state, one.text))) : h("li", { class: "note" }, "Nothing since the events that are kept began."));
   }
-  const ends = ["nodes", "links", "activity"].map((subject) => model.on(subject, draw));
+  const ends = ["nodes", "links", "activity", "connection", "clock"].map((subject) => model.on(subject, draw));
   feed.wantMesh(true);
   draw();
   if (!model.nodes.has(id)) get(`/nodes/${encodeURIComponent(id)}`).then((node) => { if (!model.nodes.has(id)) model.takeNode(node); }, () => {});

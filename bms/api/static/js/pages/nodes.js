@@ -51,7 +51,7 @@ function listPage(root, { model }) {
     table.show(shown);
     say(lead, shown.length === all.length ? `${plural(all.length, "node")}${model.isAllNodes ? "" : ", and more that are not shown"}` : `${number(shown.length)} of ${plural(all.length, "node")}`);
   }
-  const ends = [model.on("nodes", draw), model.on("links", draw)];
+  const ends = [model.on("nodes", draw), model.on("links", draw), model.on("clock", draw)];
   draw();
   return () => { for (const end of ends) end(); };
 }

@@ -1,11 +1,17 @@
 // Overview: is it well, how much is going on, and what happened last.
 
+import { get } from "../api.js";
 import { h, put, say, stateBadge } from "../dom.js";
 import { age, ago, bytes, bytesParts, clock, countParts, number, percent, perSecond, plural, rate, rateParts, seconds, secondsParts } from "../format.js";
 import { Plot } from "../plot.js";
+import { pastSample } from "../samples.js";
 
 const HEALTH = { ok: "This node is well", degraded: "Needs a look", failing: "Something does not work" };
 const ACTIVITY_SHOWN = 40;
+const RANGES = [[180, "3 min"], [600, "10 min"], [3600, "1 h"], [12 * 3600, "12 h"]];
+const LIVE_S = 600; // as far back as the page keeps every second; for longer the node's own history is read
+const REREAD_MS = 20_000;
+let chosenRange = RANGES[0][0]; // kept while other pages are looked at
 
 function tile(name, href = null) {
   const value = h("div", { class: "tile-value" }, "–"), more = h("div", { class: "tile-more" });
@@ -64,11 +70,15 @@ function tiles() {
 
 function activityCard(model) {
   const list = h("ul", { class: "activity" });
+  let drawn = "";
   const empty = h("p", { class: "empty" }, "Nothing since this page was opened.");
   const element = h("section", { class: "card" }, h("div", { class: "card-head" }, h("h2", null, "What happened")), h("div", { class: "scroll-y", tabindex: "0", role: "region", "aria-label": "What happened, newest first" }, empty, list));
   function draw() {
     const newest = model.activity.all().slice(-ACTIVITY_SHOWN).reverse();
     empty.hidden = newest.length > 0;
+    const look = newest.map((one) => `${one.time} ${one.text}`).join("\n");
+    if (look === drawn) return; // what is the same stays, and with it the focus
+    drawn = look;
     put(list, newest.map((one) => h("li", null, h("time", { class: "note" }, clock(one.time)), one.href ? h("a", { href: one.href, class: "plain-link" }, stateBadge(one.state, one.text)) : stateBadge(one.state, one.text))));
   }
   return { element, draw };
@@ -92,24 +102,61 @@ function aboutCard() {
   return { element, draw };
 }
 
-export function overviewPage(root, { model }) {
+/** The plots and the choice of how far back they go: {choice, element, draw(), close()}. */
+function plotsPart({ model, feed }) {
+  let history = [], asked = 0, timer = 0;
+  const onPoint = (time) => { for (const plot of plots) plot.point(time); };
   const plots = [
-    new Plot({ title: "Throughput", show: rate, base: 1024, least: 1024, series: [{ name: "received", read: (one) => one.received }, { name: "sent", read: (one) => one.sent }] }),
-    new Plot({ title: "Messages", show: perSecond, least: 1, series: [{ name: "received", read: (one) => one.messagesIn }, { name: "sent", read: (one) => one.messagesOut }] }),
-    new Plot({ title: "Round trips", show: seconds, least: 0.001, series: [{ name: "slowest peer", read: (one) => one.rttMost }, { name: "median", read: (one) => one.rttMedian }] }),
-    new Plot({ title: "Processor", show: percent, least: 0.05, series: [{ name: "of one core", read: (one) => one.cpu }] }),
+    new Plot({ onPoint, title: "Throughput", show: rate, base: 1024, least: 1024, series: [{ name: "received", read: (one) => one.received }, { name: "sent", read: (one) => one.sent }] }),
+    new Plot({ onPoint, title: "Messages", show: perSecond, least: 1, series: [{ name: "received", read: (one) => one.messagesIn }, { name: "sent", read: (one) => one.messagesOut }] }),
+    new Plot({ onPoint, title: "Round trips", show: seconds, least: 0.001, series: [{ name: "slowest peer", read: (one) => one.rttMost }, { name: "median", read: (one) => one.rttMedian }] }),
+    new Plot({ onPoint, title: "Processor", show: percent, least: 0.05, series: [{ name: "of one core", read: (one) => one.cpu }] }),
   ];
-  const health = healthCard(), figures = tiles(), activity = activityCard(model), about = aboutCard();
+  const buttons = RANGES.map(([range, text]) => h("button", { type: "button", on: { click: () => choose(range) } }, text));
+  const choice = h("div", { class: "segments", role: "group", "aria-label": "How far back the plots go" }, buttons);
+  function draw() {
+    const isLive = chosenRange <= LIVE_S, samples = isLive ? model.samples.all() : history;
+    for (const plot of plots) plot.update(samples, { end: isLive ? null : model.samples.last?.time ?? null, isNow: feed.live.state !== "down" });
+  }
+  async function read() {
+    clearTimeout(timer);
+    if (chosenRange <= LIVE_S) return;
+    const mine = (asked += 1);
+    // What cannot be read stays as it is: the bar above says that the node is not there.
+    const answer = await get("/history", { seconds: chosenRange }).catch(() => null);
+    if (mine !== asked) return;
+    if (answer) history = answer.samples.map(pastSample);
+    draw();
+    timer = setTimeout(read, REREAD_MS);
+  }
+  function choose(range) {
+    if (range !== chosenRange) history = [];
+    chosenRange = range;
+    asked += 1;
+    for (const plot of plots) plot.windowS = range;
+    RANGES.forEach(([one], at) => buttons[at].setAttribute("aria-pressed", String(one === range)));
+    draw();
+    read();
+  }
+  choose(chosenRange);
+  const ends = [model.on("reload", read), model.on("connection", draw)];
+  const close = () => { asked += 1; clearTimeout(timer); for (const end of ends) end(); for (const plot of plots) plot.close(); };
+  return { choice, element: h("div", { class: "grid plots" }, plots.map((plot) => plot.element)), draw, close };
+}
+
+export function overviewPage(root, context) {
+  const { model } = context;
+  const health = healthCard(), figures = tiles(), plots = plotsPart(context), activity = activityCard(model), about = aboutCard();
   root.append(h("div", { class: "page-head" }, h("h1", null, "Overview")), health.element, figures.element,
-    h("div", { class: "grid plots" }, plots.map((plot) => plot.element)), h("div", { class: "grid halves" }, activity.element, about.element));
-  const drawPlots = () => { const all = model.samples.all().slice(-200); for (const plot of plots) plot.update(all); };
+    h("div", { class: "plots-head" }, h("h2", null, "How it went"), h("span", { class: "space" }), plots.choice), plots.element,
+    h("div", { class: "grid halves" }, activity.element, about.element));
   const draws = [
     [["health"], () => health.draw(model)],
     [["stats", "status", "nodes"], () => figures.draw(model)],
-    [["stats"], drawPlots],
-    [["activity"], () => activity.draw()],
+    [["stats"], plots.draw],
+    [["activity", "nodes"], () => activity.draw()],
     [["status", "stats"], () => about.draw(model)],
   ];
   const ends = draws.flatMap(([subjects, draw]) => { draw(); return subjects.map((subject) => model.on(subject, draw)); });
-  return () => { for (const end of ends) end(); for (const plot of plots) plot.close(); };
+  return () => { for (const end of ends) end(); plots.close(); };
 }

@@ -1,13 +1,15 @@
-"""Who may connect and how often: the connections there are, and the rate of each address.
+"""Who may connect, to HTTP and to the mesh's port, and how often: the connections there are, the rate of each address.
 
     Gate    counts connections, in all and for each address. Where one too many comes, the connection that has been
             idle longest gives way to it: of that address if the address has its share, otherwise of the address that
             has most. Busy ones never give way; then the newcomer is turned away. So sockets that are opened and left
-            alone lock out nobody.
+            alone lock out nobody. On the mesh's port a connection is idle, in this sense, until its handshake ends.
     Rates   a bucket of tokens for each address (Turner 1986): `rate` a second, at most twice as many (ten) at once. A
             request costs one, and so does a connection. Who asks without a token is refused and goes into debt, at most
             as deep as the bucket is high. Whoever gets there is barred until all of it has been repaid, which takes two
-            seconds or more: not even refusals and TLS handshakes are for free.
+            seconds or more: not even refusals and TLS handshakes are for free. A body that is read and turns out too
+            long costs a quarter of a full bucket. The mesh's port knows no debt (`spend`): honest members may share the
+            address of whoever floods, and of a crowd some get through.
 
 An address is a host's: IPv4, also where IPv6 carries it, or the /64 of an IPv6 address, since a host has all of one
 (RFC 4291). Both objects are plain: what time it is goes in, and memory is bounded whatever addresses come.
@@ -142,6 +144,12 @@ class Rates:
             return None
         return (1 - budget.level) / budget.rate
 
+    def spend(self, address: str, now: float) -> bool:
+        """Take one if there is one. Unlike with `take`, a refusal costs nothing."""
+        budget = self._budget(address)
+        budget.take(0, now)
+        return budget.level >= 1 and budget.take(1, now)
+
     def is_barred(self, address: str, now: float) -> bool:
         """Whether an address is to be refused everything."""
         budget = self._budget(address)
@@ -152,6 +160,11 @@ class Rates:
         """Use up all that an address has, and more: it has shown that it means harm."""
         budget = self._budget(address)
         budget.take(2 * budget.burst, now)
+
+    def charge(self, address: str, now: float) -> None:
+        """Take a quarter of what an address may have at once: it has made this node work for nothing."""
+        budget = self._budget(address)
+        budget.take(budget.burst / 4, now)
 
     def _budget(self, address: str) -> Budget:
         rate = self._rate()
