@@ -130,7 +130,7 @@ class _Clock:
 
     def _warn(self, behind_s: float) -> None:
         """Say once that the wall clock is wrong; again after it was right. It may be set without a link to compare."""
-        is_wrong = abs(behind_s) > _CLOCK_WARN_S
+        is_wrong = abs(behind_s) > (_CLOCK_WARN_S / 2 if self._warned else _CLOCK_WARN_S)
         if is_wrong and not self._warned:
             log.warning(
                 "this machine's clock is %.1f s %s the mesh's: certificates go by it, and only writes are stamped with "

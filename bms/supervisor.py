@@ -25,7 +25,7 @@ import attrs
 import trio
 
 from .counters import Counters
-from .errors import ClosedError
+from .errors import ClosedError, MeshError
 
 __all__ = ["BACKOFF_MAX_S", "BACKOFF_S", "Condition", "Subsystem", "Supervisor"]
 
@@ -158,10 +158,10 @@ class Supervisor:
                     unit.state = "restarting"
                     unit.reason = repr(_alone(error))
                     self._counters.add("supervisor.crashes")
-                    if is_up:
-                        log.exception("%s crashed; it is started again", name)
-                    else:
+                    if not is_up and isinstance(_alone(error), MeshError | OSError):
                         log.warning("%s cannot start; it is tried again: %s", name, _alone(error))
+                    else:
+                        log.exception("%s crashed; it is started again", name)
                 if not is_told:
                     is_told = True
                     task_status.started()

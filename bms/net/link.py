@@ -13,7 +13,8 @@ or closed here. Then every call under way raises DeliveryError: whether the peer
 
 Decoding and handling cannot be interrupted, and what a peer sends may cost more than it looks. So a link's reader that
 has kept the loop busy for `_TURN_S` rests for as long as it did: others have at least half of the time, however much
-comes. What it does not read meanwhile waits with its sender.
+comes. Where they left a rest unused (by the thread's CPU time) the next turn is twice as long, up to `_TURN_S_MAX`, so
+that a transfer to a node with nothing else to do loses a ninth. What is not read meanwhile waits with its sender.
 
 Why a link ended stands in `reason` and `fault`; its owner logs it. Counted for all links together: messages each way by
 type, how long replies took, and how long senders waited for room. RTT is smoothed as in RFC 6298 from pings, which also
@@ -22,6 +23,7 @@ measure the difference of the two wall clocks (NTP's way, RFC 5905 §8).
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -65,8 +67,9 @@ _LINGER_S = 1.0
 _FAREWELL_S = 0.1
 _REASON_BYTES = 1000
 _PROGRESS_BYTES = 512
-_TURN_S = 0.005
+_TURN_S, _TURN_S_MAX = 0.005, 0.04
 _REST_S_MAX = 0.25
+_UNUSED = 0.05
 _BULK_TYPES = range(32, 48)
 _TYPES = 128
 """Message types that links count one by one."""
@@ -91,6 +94,7 @@ class Link:
         counters: Counters,
         routes: Mapping[type, Handler],
         wall_time: Callable[[], float],
+        cpu_time: Callable[[], float] = time.thread_time,
     ) -> None:
         self.peer = peer
         self.node_id: NodeId = peer.node_id
@@ -120,6 +124,7 @@ class Link:
         self._received = counters.tally("net.messages_received", _TYPES)
         self._routes = routes
         self._wall_time = wall_time
+        self._cpu_time = cpu_time
         self._scope = trio.CancelScope()
         self._queues: tuple[deque[bytes], ...] = (deque(), deque(), deque())
         self._queued_bytes = 0
@@ -301,7 +306,7 @@ class Link:
 
     async def _read_forever(self) -> None:
         progress = 0
-        busy_s = 0.0
+        busy_s, turn_s = 0.0, _TURN_S
         done = trio.current_time()
         while True:
             if self._waiting:
@@ -337,9 +342,12 @@ class Link:
                 busy_s = 0.0
             done = trio.current_time()
             busy_s += done - now
-            if busy_s > _TURN_S:
+            if busy_s > turn_s:
                 self._counters.add("net.rests")
-                await trio.sleep(min(busy_s, _REST_S_MAX))
+                rest_s, others_s = min(busy_s * _TURN_S / turn_s, _REST_S_MAX), self._cpu_time()
+                await trio.sleep(rest_s)
+                was_used = self._cpu_time() - others_s > _UNUSED * rest_s
+                turn_s = _TURN_S if was_used else min(2 * turn_s, _TURN_S_MAX)
                 busy_s = 0.0
                 done = trio.current_time()
 

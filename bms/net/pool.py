@@ -14,7 +14,7 @@ new link, too, once the listener has welcomed the dialer: from then on either si
 again. Bounds: `max_connections` links; `limits.handshakes_max` unfinished handshakes, and as many connections a second
 from one address (twice as many at once). Whoever comes faster is closed before TLS. Where there is no place, the oldest
 unfinished handshake of the address that has most gives way (`limits`): connections that are opened and left alone keep
-nobody out, and whoever means it has a second even while its own address floods. Links are out of reach of that. A
+nobody out, and who is taken in has a second even while its own address floods. Links are out of reach of that. A
 handshake has `limits.handshake_timeout_s` altogether, however slowly its bytes come. Of what peers can cause, refusals
 and the comings and ends of links, the log has one line of a kind in ten seconds (`seldom`); counters count all of it.
 """

@@ -44,6 +44,18 @@ async def test_what_the_body_raises_comes_out_as_itself_after_the_tasks_have_end
     assert ended == ["work", "all"]
 
 
+async def test_what_the_body_raises_while_it_is_cancelled_comes_out() -> None:
+    ended: list[str] = []
+    with trio.CancelScope() as scope:  # with `scope`'s own Cancelled out of the nursery it would be silent
+        try:
+            async with open_thing(ended):
+                scope.cancel()
+                raise KeyError("why")
+        except KeyError as error:
+            ended.append(str(error))
+    assert ended == ["work", "all", "'why'"]
+
+
 async def test_tasks_are_cancelled_when_the_body_ends() -> None:
     ended: list[str] = []
     async with open_thing(ended):

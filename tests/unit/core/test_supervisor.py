@@ -167,6 +167,28 @@ async def test_a_patient_start_tries_until_it_can(
     assert not any(record.exc_info for record in caplog.records)
 
 
+async def test_a_bug_in_a_restart_is_logged_with_its_traceback(
+    autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Spoilt:
+        name = "spoilt"
+        starts = 0
+
+        async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+            self.starts += 1
+            if self.starts > 1:
+                raise KeyError("a bug")
+            task_status.started()
+            raise OSError("what was meant to be started again")
+
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor(nursery, Counters())
+        await supervisor.start(Spoilt())
+        await trio.sleep(BACKOFF_MAX_S)
+        await supervisor.stop()
+    assert "KeyError: 'a bug'" in caplog.text
+
+
 async def test_a_subsystem_that_could_not_start_is_forgotten() -> None:
     async with trio.open_nursery() as nursery:
         supervisor = Supervisor(nursery, Counters())

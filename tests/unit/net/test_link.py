@@ -93,7 +93,9 @@ async def open_link(
     routes: dict[type, Callable[[Link, Any], None]] | None = None,
     peer_takes: int = 2**20,
     limits: dict[str, int] | None = None,
+    others: float = 1.0,
 ) -> AsyncIterator[tuple[Link, Wire, Counters]]:
+    """A link on a wire by hand; `others` is the share of the time that others use the CPU."""
     wire, counters = Wire(), Counters()
     peer = Peer(
         node_id=PEER,
@@ -115,6 +117,7 @@ async def open_link(
         counters=counters,
         routes=routes or {},
         wall_time=lambda: 1000.0,
+        cpu_time=lambda: others * trio.current_time(),
     )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(link.run)
@@ -197,6 +200,17 @@ async def test_what_takes_long_to_handle_leaves_half_of_the_time_to_others(
         assert toil.began[-1] - toil.began[0] >= 2 * 99 * seconds - 0.1
         assert counters["net.rests"] >= 10
         assert link.is_open
+
+
+async def test_a_link_whose_rests_nobody_uses_rests_less(autojump_clock: MockClock) -> None:
+    toil = Toil(autojump_clock, 0.002)
+    async with open_link({Note: toil}, others=0.01) as (_, wire, counters):
+        for number in range(1000):
+            wire.hear(note(number))
+        await trio.sleep(2.4)
+        assert len(toil.began) == 1000
+        assert toil.began[-1] - toil.began[0] < 2.0 * 1.2, "two seconds of work, a ninth of it in rests"
+        assert counters["net.rests"] >= 40
 
 
 async def test_a_link_that_leaves_time_to_others_anyway_never_rests(autojump_clock: MockClock) -> None:
