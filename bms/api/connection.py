@@ -281,9 +281,11 @@ class Connection:
         )  # fmt: skip
         return (Http2 if is_http2 else Http1)(*place, on_flood=self._flooded)
 
-    def _flooded(self, what: str) -> None:
+    def _flooded(self, what: str, is_bare: bool = True) -> None:
         self.desk.counters.count("http.floods", what)
-        self.desk.rates.punish(self.address, trio.current_time())
+        # What carries a little may be of a program that knows no better, and others have its address too.
+        bill = self.desk.rates.punish if is_bare else self.desk.rates.charge
+        bill(self.address, trio.current_time())
         log.debug("%s floods with %s", self.peer[0], what)
 
     async def _read(self) -> None:

@@ -7,8 +7,9 @@
             it, and a connection of HTTP/2 has many of them
     size    a body that is declared or turns out longer than `http.body_bytes_max`: 413. One that turns out so has been
             read in vain, which costs as much CPU as 50 requests, and its address a share of its tokens
-    pieces  of a body cost about 30 us each, however small: where they are many and small, `_PIECES_A_TOKEN` cost as
-            much as a request, and without a token the request ends: 429
+    pieces  of a body cost about 30 us each, however small: where they are many and small, an address has
+            `_PIECES_A_TOKEN` for each request that it may send, in a bucket beside that of requests. Beyond that they
+            wait, as long as the body may take
     time    a body that takes longer than `http.body_timeout_s`, and a second more for each 16 KiB of it: 408
     answer  sent in pieces of 64 KiB; a client that does not take one within `http.send_timeout_s` loses its connection.
             HTTP/2 lets a client refuse to take any while its socket reads on, so the socket's own bound is not enough
@@ -70,6 +71,7 @@ class Guard:
         self._app = app
         self._settings = settings
         self._rates = rates
+        self._piece_rates = Rates(lambda: settings().requests_per_s)
         self._counters = counters
         self._under_way: Counter[str] = Counter()
 
@@ -80,7 +82,7 @@ class Guard:
             "client_certificate": client.client_certificate,
             "peer": client.peer,
         }
-        visit = _Visit(client, scope, receive, send, self._settings(), self._rates, self._counters)
+        visit = _Visit(client, scope, receive, send, self._settings(), self._piece_rates, self._counters)
         now = trio.current_time()
         wait_s = self._rates.take(client.address, now)
         limit = UNDER_WAY_OF_ONE_MAX if self._under_way.total() < UNDER_WAY_MAX else _UNDER_WAY_ALWAYS
@@ -110,7 +112,7 @@ class _Visit:
     """One request, or one WebSocket."""
 
     def __init__(
-        self, client: Client, scope: Any, receive: Receive, send: Send, settings: HttpConfig, rates: Rates,
+        self, client: Client, scope: Any, receive: Receive, send: Send, settings: HttpConfig, pieces: Rates,
         counters: Counters,
     ) -> None:  # fmt: skip
         self._client = client
@@ -118,7 +120,7 @@ class _Visit:
         self._receive = receive
         self._send = send
         self._settings = settings
-        self._rates = rates
+        self._piece_rates = pieces
         self._counters = counters
         self._started = trio.current_time()
         self._is_websocket = scope["type"] == "websocket"
@@ -146,30 +148,28 @@ class _Visit:
         message: Any = None
         with trio.CancelScope(deadline=self._started + allowed_s) as scope:
             message = await self._receive()
+            if message["type"] == "http.request":
+                self._body_bytes += len(message.get("body", b""))
+                await self._pay_for_piece()
         if scope.cancelled_caught:
             self._counters.add("http.slow_bodies")
             await self.refuse(408, f"the body has not come within {allowed_s:.0f} s")
         elif message["type"] == "http.request":
-            self._body_bytes += len(message.get("body", b""))
-            self._pieces += 1
             self._is_complete = not message.get("more_body", False)
             if self._body_bytes > self._settings.body_bytes_max:
                 self.is_overlong = True
                 await self._refuse_size()
-            elif self._pays_for_pieces():
-                return message
             else:
-                self._counters.add("http.refused_rate")
-                await self.refuse(429, "too many small pieces of a body; again in 1 s", [(b"retry-after", b"1")])
+                return message
         self._is_complete = True
         return {"type": "http.disconnect"}
 
-    def _pays_for_pieces(self) -> bool:
-        owed = self._pieces - self._body_bytes // _PIECE_BYTES
-        if owed < self._pieces_paid + _PIECES_A_TOKEN:
-            return True
-        self._pieces_paid += _PIECES_A_TOKEN
-        return self._rates.take(self._client.address, trio.current_time()) is None
+    async def _pay_for_piece(self) -> None:
+        self._pieces += 1
+        while self._pieces - self._body_bytes // _PIECE_BYTES >= self._pieces_paid + _PIECES_A_TOKEN:
+            while not self._piece_rates.spend(self._client.address, trio.current_time()):  # noqa: ASYNC110 - time's event
+                await trio.sleep(1 / self._settings.requests_per_s)
+            self._pieces_paid += _PIECES_A_TOKEN
 
     async def send(self, message: Any) -> None:
         """ASGI's `send`."""
@@ -209,7 +209,7 @@ class _Visit:
             (b"content-type", b"application/problem+json"), (b"content-length", b"%d" % len(body)),
             (b"cache-control", b"no-store"), *(headers or []),
         ]  # fmt: skip
-        if (status != 429 or self._pieces) and self._scope.get("http_version", "1.1") < "2":
+        if status != 429 and self._scope.get("http_version", "1.1") < "2":
             fields.append((b"connection", b"close"))  # what is left of the body is not read
         prefix = "websocket.http.response" if self._is_websocket else "http.response"
         await self._bounded({"type": f"{prefix}.start", "status": status, "headers": fields}, 1)

@@ -86,7 +86,7 @@ def _idle_budget() -> Budget:
 class WebSocket(WSStream):
     """One WebSocket (RFC 6455)."""
 
-    def __init__(self, *place: Any, on_flood: Callable[[str], None]) -> None:
+    def __init__(self, *place: Any, on_flood: Callable[..., None]) -> None:
         super().__init__(*place)
         self._on_flood = on_flood
         self._idle_bytes = _idle_budget()
@@ -192,14 +192,14 @@ class _StrictLines(ReceiveBuffer):
                 carried = 0  # h11 refuses it
             idle = len(line) + len(b"\r\n") - carried
             if idle > 0 and not self._take_idle(idle):
-                raise h11.LocalProtocolError("too many chunks that carry nothing", error_status_hint=429)
+                raise h11.LocalProtocolError("too many chunks that carry little", error_status_hint=429)
         return line
 
 
 class Http1(H11Protocol):
     """One HTTP/1.1 connection (RFC 9112)."""
 
-    def __init__(self, *place: Any, on_flood: Callable[[str], None]) -> None:
+    def __init__(self, *place: Any, on_flood: Callable[..., None]) -> None:
         super().__init__(*place)
         self._on_flood = on_flood
         self._idle_bytes = _idle_budget()
@@ -223,7 +223,7 @@ class Http1(H11Protocol):
     def _take_idle(self, count: int) -> bool:
         enough = self._idle_bytes.take(count, self.context.time())
         if not enough:
-            self._on_flood("chunks that carry nothing")
+            self._on_flood("chunks that carry little", False)
         return enough
 
     async def _check_protocol(self, event: h11.Request) -> None:
@@ -274,7 +274,7 @@ class Http2(H2Protocol):
     is_websocket = False
     websockets: tuple[WebSocket, ...] = ()
 
-    def __init__(self, *place: Any, on_flood: Callable[[str], None]) -> None:
+    def __init__(self, *place: Any, on_flood: Callable[..., None]) -> None:
         super().__init__(*place)
         self._on_flood = on_flood
         self._resets = Budget(_RESETS_PER_S, _RESETS_BURST)
@@ -312,7 +312,7 @@ class Http2(H2Protocol):
         elif not self._resets.take(resets, now):
             await self._calm("streams reset")
         elif not self._idle_bytes.take(idle_bytes, now):
-            await self._calm("frames that carry nothing")
+            await self._calm(f"frames that carry {'little' if carried else 'nothing'}", not carried)
         else:
             await self._handle_events(events)
 
@@ -338,8 +338,8 @@ class Http2(H2Protocol):
             return
         await self._flush()
 
-    async def _calm(self, what: str) -> None:
-        self._on_flood(what)
+    async def _calm(self, what: str, is_bare: bool = True) -> None:
+        self._on_flood(what, is_bare)
         self.is_owed = True
         self.connection.close_connection(h2.errors.ErrorCodes.ENHANCE_YOUR_CALM)
         await self._flush()

@@ -162,7 +162,8 @@ async def ports(patient: Patient) -> AsyncIterator[Finding]:
             places.append((name, Address.parse(url.partition("//")[2].partition("/")[0])))
     for name, address in places:
         if name == "HTTP":
-            for finding in _in_clear(address):
+            asked = Address.parse(status.http_address or str(address))
+            for finding in _in_clear(Address(asked.host, address.port)):
                 yield finding
         here = Address(_WILDCARDS.get(address.host, address.host), address.port)
         why = await _dial(here)

@@ -140,20 +140,29 @@ def write_file(path: Path, content: bytes) -> None:
     """Make or replace a file as a whole; one line says why if that cannot be, and then nothing has changed.
 
     A file that is replaced keeps its mode, and its owner where this user may give it. A symbolic link stays, and what
-    it leads to is replaced. What is no file, as a device or a FIFO, is written to as it is.
+    it leads to is replaced. What is no file, as a device or a FIFO, and what is standard output or error, is written to
+    as it is.
     """
     try:
         try:
             before = os.stat(path)
         except FileNotFoundError:
             before = None
-        if before is None or stat.S_ISREG(before.st_mode):
+        if before is not None and (stream := _standard(before)) is not None:
+            with os.fdopen(os.dup(stream), "wb") as file:  # /dev/stdout: what stands in that file stays
+                file.write(content)
+        elif before is None or stat.S_ISREG(before.st_mode):
             _replace(Path(os.path.realpath(path)), before, content)
         else:
             with os.fdopen(os.open(path, os.O_WRONLY | os.O_NOCTTY | os.O_CLOEXEC), "wb") as file:
                 file.write(content)
     except OSError as error:
         raise click.ClickException(f"cannot write {path}: {error.strerror}") from error
+
+
+def _standard(found: os.stat_result) -> int | None:
+    """Standard output or error, if a file is that."""
+    return next((number for number in (1, 2) if os.path.samestat(found, os.fstat(number))), None)
 
 
 def _replace(path: Path, before: os.stat_result | None, content: bytes) -> None:

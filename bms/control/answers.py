@@ -26,7 +26,8 @@ class Status:
 
     Two nodes with equal `fingerprint` hold the same data. `position` counts what this store has applied in `epoch`.
     `discovery` lists where it has looked for others: source, candidate, outcome, when (Unix seconds). `http_url` and
-    `https_url` are where its API and dashboard are, None where they are off.
+    `https_url` are where its API and dashboard are on this machine, None where they are off; `http_address` is what was
+    asked for, by which others may reach it in clear text.
     """
 
     node_id: str
@@ -49,6 +50,7 @@ class Status:
     discovery: list[dict[str, Any]]
     http_url: str | None = None
     https_url: str | None = None
+    http_address: str | None = None
 
 
 def plain(value: Any) -> Any:

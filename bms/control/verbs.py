@@ -129,6 +129,7 @@ def status_of(mesh: Mesh, uptime_s: float) -> Status:
         fingerprint=stats.data.fingerprint,
         discovery=plain(stats.discovery),
         http_url=mesh.http_url,
+        http_address=mesh.config.http_address,
         https_url=mesh.https_url,
     )
 

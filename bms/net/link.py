@@ -82,6 +82,9 @@ _FILLER = frame(encode_fields((255, 0, bytes(_FILLER_BYTES))))
 class Link:
     """One proven peer. `node_id`, `boot` and `peer` say who; `is_open` whether it can still be used."""
 
+    cpu_time: Callable[[], float] = staticmethod(time.thread_time)
+    """What this thread has used, in seconds; tests have their own."""
+
     def __init__(
         self,
         channel: Channel,
@@ -94,7 +97,6 @@ class Link:
         counters: Counters,
         routes: Mapping[type, Handler],
         wall_time: Callable[[], float],
-        cpu_time: Callable[[], float] = time.thread_time,
     ) -> None:
         self.peer = peer
         self.node_id: NodeId = peer.node_id
@@ -124,7 +126,6 @@ class Link:
         self._received = counters.tally("net.messages_received", _TYPES)
         self._routes = routes
         self._wall_time = wall_time
-        self._cpu_time = cpu_time
         self._scope = trio.CancelScope()
         self._queues: tuple[deque[bytes], ...] = (deque(), deque(), deque())
         self._queued_bytes = 0
@@ -343,13 +344,17 @@ class Link:
             done = trio.current_time()
             busy_s += done - now
             if busy_s > turn_s:
-                self._counters.add("net.rests")
-                rest_s, others_s = min(busy_s * _TURN_S / turn_s, _REST_S_MAX), self._cpu_time()
-                await trio.sleep(rest_s)
-                was_used = self._cpu_time() - others_s > _UNUSED * rest_s
-                turn_s = _TURN_S if was_used else min(2 * turn_s, _TURN_S_MAX)
+                turn_s = await self._rest(busy_s, turn_s)
                 busy_s = 0.0
                 done = trio.current_time()
+
+    async def _rest(self, busy_s: float, turn_s: float) -> float:
+        """Leave the loop to others after a turn; how long the next one is."""
+        self._counters.add("net.rests")
+        rest_s, used_s = min(busy_s * _TURN_S / turn_s, _REST_S_MAX), self.cpu_time()
+        await trio.sleep(rest_s)
+        was_used = self.cpu_time() - used_s > _UNUSED * rest_s
+        return _TURN_S if was_used else min(2 * turn_s, _TURN_S_MAX)
 
     def _receive_untrusted(self, payload: bytes) -> None:
         message = parse_message_untrusted(payload)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -129,6 +131,15 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
     link.symlink_to("link")
     with pytest.raises(click.ClickException, match="cannot write"):
         write_file(link, b"new")
+
+
+def test_a_file_that_is_standard_output_keeps_what_stands_in_it(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"before\n")
+    program = "import pathlib, bms.cli.output as o; o.write_file(pathlib.Path('/dev/stdout'), b'new\\n')"
+    with log.open("ab") as output:
+        subprocess.run([sys.executable, "-c", program], stdout=output, check=True, timeout=60)
+    assert log.read_bytes() == b"before\nnew\n"
 
 
 def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path: Path) -> None:

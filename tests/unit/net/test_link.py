@@ -117,8 +117,8 @@ async def open_link(
         counters=counters,
         routes=routes or {},
         wall_time=lambda: 1000.0,
-        cpu_time=lambda: others * trio.current_time(),
     )
+    link.cpu_time = lambda: others * trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(link.run)
         await trio.testing.wait_all_tasks_blocked()
